@@ -1,0 +1,1 @@
+"""Generative models trained, sampled and compared reproducibly: autoencoders, VAEs and GANs."""

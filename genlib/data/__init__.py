@@ -1,0 +1,1 @@
+"""Where images come from: sources, readers, drawn datasets, processed arrays, batches."""

@@ -1,0 +1,1 @@
+"""Numbers: features -> statistics -> metric. Pure functions, float64 statistics."""

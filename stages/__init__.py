@@ -1,0 +1,1 @@
+"""The steps of dvc.yaml: each parses, calls genlib, writes its outputs."""
