@@ -1,0 +1,21 @@
+"""Exponential moving average of a network's weights."""
+
+import torch
+from torch import nn
+
+from genlib.errors import GenlibError
+
+
+@torch.no_grad()
+def average_into(averaged: nn.Module, network: nn.Module, decay: float) -> None:
+    """averaged = decay * averaged + (1 - decay) * network for parameters; buffers (batch norm) are copied.
+
+    Raises GenlibError if the two do not have the same parameters and buffers.
+    """
+    parameters, buffers = dict(network.named_parameters()), dict(network.named_buffers())
+    own, own_buffers = dict(averaged.named_parameters()), dict(averaged.named_buffers())
+    if own.keys() != parameters.keys() or own_buffers.keys() != buffers.keys():
+        raise GenlibError("the averaged network is not built like the one it averages; build both from one settings")
+    torch._foreach_lerp_(list(own.values()), [parameters[name] for name in own], 1 - decay)
+    for name, buffer in own_buffers.items():
+        buffer.copy_(buffers[name])

@@ -1,0 +1,41 @@
+"""What training draws from: a split resident on the device as uint8, gathered and converted there."""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from genlib import rng
+from genlib.data.arrays import Images
+
+
+def resident(images: Images, device: torch.device) -> Tensor:
+    """A copy of the images on the device, uint8 N C H W."""
+    return torch.from_numpy(np.array(images)).to(device)
+
+
+def to_float(images: Tensor) -> Tensor:
+    """uint8 to float32 in 0..1."""
+    return images.to(torch.float32) / 255
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Float in 0..1 to uint8, rounded to nearest."""
+    return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
+
+
+def shuffled(images: Tensor, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+    """The images once, in an order that depends on (seed, epoch) only; float32 in 0..1, batch_size C H W.
+
+    The incomplete last batch is left out (another one each epoch): batch norm behaves badly on a few images.
+    """
+    order = torch.randperm(len(images), generator=rng.generator(seed, "order", epoch)).to(images.device)
+    for start in range(0, len(images) - batch_size + 1, batch_size):
+        yield to_float(images[order[start : start + batch_size]])
+
+
+def in_order(images: Tensor, batch_size: int) -> Iterator[Tensor]:
+    """All the images in their order; float32 in 0..1, the last batch may be smaller."""
+    for start in range(0, len(images), batch_size):
+        yield to_float(images[start : start + batch_size])

@@ -1,0 +1,161 @@
+"""Where datasets come from: the official archives and their checksums, a mirror of them, or our own drawing.
+
+`data/raw/<dataset>/` then holds the files under their official names and `origin.json`, which says of each where it
+came from and how far it is known to be the official one.
+"""
+
+import os
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Literal
+
+from filelock import FileLock, Timeout
+
+from genlib.data import drive
+from genlib.data.fetch import DEFAULT, SourceError, Transfer, download
+from genlib.data.meter import say
+from genlib.data.mirror import LIST_NAME, VARIABLE, Mirror, find_mirror, open_mirror
+from genlib.data.official import CATALOGUE, MismatchError, RemoteFile, Verified, verify
+from genlib.errors import GenlibError
+from genlib.files import digest, staged_folder, write_json
+from genlib.settings import DigitsSource, Source
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """One entry of origin.json."""
+
+    name: str
+    bytes: int
+    sha256: str
+    source: Literal["mirror", "official", "drawn"]
+    verified: Verified
+
+
+def provide_dataset(source: Source, dataset: str, out: Path, work: Path) -> None:
+    """Fetch or draw what `data.<dataset>.source` of params.yaml asks for; see `fetch_dataset` and `draw_dataset`."""
+    if isinstance(source, DigitsSource):
+        # Imported here, so that a download does not pay for the fonts.
+        from genlib.data.toy.digits import draw_digits
+
+        draw_dataset(dataset, out, lambda folder: draw_digits(folder, source.train_images, source.test_images))
+    else:
+        fetch_dataset(source.kind, dataset, out, work)
+
+
+def draw_dataset(dataset: str, out: Path, draw: Callable[[Path], None]) -> None:
+    """Make `out` of the files that `draw` writes into an empty folder, and their origin.json."""
+    with staged_folder(out) as folder:
+        draw(folder)
+        _write_origin(
+            folder, dataset, [_record(path, "drawn", digest(path), "drawn") for path in sorted(folder.iterdir())]
+        )
+
+
+def fetch_dataset(
+    kind: str,
+    dataset: str,
+    out: Path,
+    work: Path,
+    catalogue: Mapping[str, tuple[RemoteFile, ...]] = CATALOGUE,
+    transfer: Transfer = DEFAULT,
+) -> None:
+    """Make `out` of the official files of `kind` and their origin.json, all of them or nothing.
+
+    Each file is asked of the mirror in GENLIB_MIRROR, then of its official addresses. What has arrived stays in `work`
+    until all is there, so that a later call goes on from it. Raises GenlibError if a file cannot be had, if the mirror
+    is not one or breaks its own list, or if another process is fetching into `work`.
+    """
+    if kind not in catalogue:
+        raise GenlibError(f"{dataset}: {kind!r} has no official source; use one of {', '.join(sorted(catalogue))}")
+    base = find_mirror(os.environ)
+    with _alone(work, dataset):
+        mirror = None if base is None else open_mirror(base, work, transfer)
+        records = [_fetch(kind, file, mirror, work / file.name, transfer) for file in catalogue[kind]]
+        with staged_folder(out) as folder:
+            for record in records:
+                shutil.move(work / record.name, folder / record.name)
+            _write_origin(folder, dataset, records)
+        shutil.rmtree(work)
+
+
+def _fetch(kind: str, file: RemoteFile, mirror: Mirror | None, part: Path, transfer: Transfer) -> FileRecord:
+    """Bring one file to `part` from the first source that gives it."""
+    key = f"{kind}/{file.name}"
+    tried = []
+    if mirror is not None:
+        try:
+            return _from_mirror(key, file, mirror, part, transfer)
+        except SourceError as error:
+            say(f"{key}: not from the mirror in {VARIABLE} ({error}); going on to the official source")
+            tried.append(f"the mirror in {VARIABLE} ({error})")
+    for address in file.addresses(transfer):
+        try:
+            say(f"{key}: from {address.host}")
+            bring = partial(download, address, part, file.max_bytes, key, transfer)
+            return _record(part, "official", *_checked(bring, part, file))
+        except SourceError as error:
+            say(f"{key}: not from {address.host} ({error})")
+            tried.append(f"{address.host} ({error})")
+    by_hand = "" if file.drive_id is None else f", downloaded by hand from {drive.view_url(file.drive_id)},"
+    raise GenlibError(
+        f"{key}: no source gives it, tried {', '.join(tried)}; try later, or put the file{by_hand} at <mirror>/{key} "
+        f"with its line '<sha256>  {key}' in <mirror>/{LIST_NAME} and set {VARIABLE}=<mirror> (a folder or URL), "
+        "or go on with the other datasets: dvc repro --keep-going"
+    )
+
+
+def _from_mirror(key: str, file: RemoteFile, mirror: Mirror, part: Path, transfer: Transfer) -> FileRecord:
+    listed = mirror.listed(key)
+    try:
+        bring = partial(mirror.bring, key, part, file.max_bytes, transfer)
+        sha256, verified = _checked(bring, part, file, listed)
+    except MismatchError as error:
+        raise GenlibError(
+            f"{key}: corrupt in the mirror: {error} (its {LIST_NAME} decides); mend the mirror or unset {VARIABLE}"
+        ) from error
+    if verified == "mirror list":
+        say(f"{key}: as the mirror lists it, but not by the official checksum: not known to be the official data")
+    return _record(part, "mirror", sha256, verified)
+
+
+def _checked(
+    bring: Callable[[], bool], part: Path, file: RemoteFile, listed: str | None = None
+) -> tuple[str, Verified]:
+    """Bring the file and verify it; once more from the start if it was put together from several answers."""
+    pieced = bring()
+    try:
+        return verify(part, file, listed)
+    except MismatchError as error:
+        if not pieced:
+            raise
+        say(f"{file.name}: {error}, after a transfer in pieces; starting again")
+    bring()
+    return verify(part, file, listed)
+
+
+def _record(path: Path, source: Literal["mirror", "official", "drawn"], sha256: str, verified: Verified) -> FileRecord:
+    return FileRecord(path.name, path.stat().st_size, sha256, source, verified)
+
+
+def _write_origin(folder: Path, dataset: str, records: list[FileRecord]) -> None:
+    write_json(folder / "origin.json", {"dataset": dataset, "files": [asdict(record) for record in records]})
+
+
+@contextmanager
+def _alone(work: Path, dataset: str) -> Iterator[None]:
+    """Hold `work` against another process: a killed `dvc repro` leaves its stage running."""
+    work.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(work.with_name(work.name + ".lock"))
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise GenlibError(f"{dataset}: another process is fetching into {work}; wait for it or stop it") from error
+    try:
+        yield
+    finally:
+        lock.release()

@@ -1,0 +1,36 @@
+"""What a training leaves beside its model: settings, architecture, history, pictures of the progress, provenance."""
+
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save as save_tensors
+
+from genlib.files import staged_folder, write_json
+from genlib.nets.describe import describe
+from genlib.training import Row, Training
+
+
+def write(folder: Path, training: Training, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:
+    """Write the folder whole: settings.json, architecture.json, history.csv (a row an epoch), steps.csv,
+    progress.safetensors (`images_seen` F, `samples` uint8 F N C H W, `codes` F M 2 if recorded), provenance.json.
+    """
+    inputs = dict.fromkeys(training.networks, shape) | {training.objective.DRAWS: (training.settings.latent_dim,)}
+    with staged_folder(folder) as new:
+        write_json(new / "settings.json", {"seed": training.seed, **training.settings.model_dump()})
+        write_json(new / "architecture.json", {"networks": describe(training.networks, inputs)})
+        (new / "history.csv").write_text(_csv(training.history), newline="")
+        (new / "steps.csv").write_text(_csv(training.steps), newline="")
+        frames = {name: torch.stack(frames) for name, frames in training.frames.items()}
+        (new / "progress.safetensors").write_bytes(save_tensors(frames))
+        write_json(new / "provenance.json", provenance)
+
+
+def _csv(rows: list[Row]) -> str:
+    text = io.StringIO()
+    writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({key: f"{value:.7g}" for key, value in row.items()} for row in rows)
+    return text.getvalue()

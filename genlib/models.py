@@ -1,0 +1,108 @@
+"""Trained models on disk: weights as safetensors with the settings they were trained with, and their architecture."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor, nn
+
+from genlib import objectives
+from genlib.data.batches import to_uint8
+from genlib.errors import GenlibError
+from genlib.files import write_bytes
+from genlib.rng import latents
+from genlib.settings import RunSettings
+
+_AVERAGED = "averaged"
+_DRAW_BATCH = 250
+
+
+@dataclass(frozen=True)
+class Model:
+    """A trained model, in evaluation mode. `averaged` is the EMA of the network that draws, None when EMA was off."""
+
+    run: str
+    seed: int
+    settings: RunSettings
+    shape: tuple[int, int, int]
+    objective: objectives.Objective
+    networks: dict[str, nn.Module]
+    averaged: nn.Module | None
+    device: torch.device
+
+    def drawing(self) -> dict[str, nn.Module]:
+        """The networks to draw with: averaged where there is an average."""
+        return self.networks | ({self.objective.DRAWS: self.averaged} if self.averaged is not None else {})
+
+    @torch.no_grad()
+    def decode(self, codes: Tensor, averaged: bool = True) -> Tensor:
+        """Latent codes N Z to images uint8 N C H W, on the CPU. `averaged=False`: with the last weights."""
+        networks = self.drawing() if averaged else self.networks
+        batches = torch.split(codes.to(self.device), _DRAW_BATCH)
+        return torch.cat([to_uint8(self.objective.draw(networks, batch)).cpu() for batch in batches])
+
+    def sample(self, count: int, seed: int = 0, averaged: bool = True) -> Tensor:
+        """`count` images drawn from N(0, I) codes, uint8 N C H W; the same for the same seed."""
+        return self.decode(latents(count, self.settings.latent_dim, seed, "samples"), averaged)
+
+
+def save(
+    path: Path,
+    run: str,
+    seed: int,
+    settings: RunSettings,
+    shape: tuple[int, int, int],
+    networks: dict[str, nn.Module],
+    averaged: nn.Module | None,
+) -> None:
+    """Write the weights of all networks (and of the average) with run, seed, settings and C H W as metadata."""
+    parts = networks | ({_AVERAGED: averaged} if averaged is not None else {})
+    tensors = {
+        f"{part}.{name}": tensor.detach().cpu().contiguous()
+        for part, network in parts.items()
+        for name, tensor in network.state_dict().items()
+    }
+    metadata = {"run": run, "seed": seed, "settings": settings.model_dump(), "shape": list(shape)}
+    # One key: the format keeps no order between several, and the bytes are to be the same every time.
+    write_bytes(path, save_tensors(tensors, metadata={"genlib": json.dumps(metadata, sort_keys=True)}))
+
+
+def load(path: Path, device: torch.device | str = "cpu") -> Model:
+    """Read a model file. Nothing in it is executed.
+
+    Raises:
+        GenlibError: the file is missing, damaged, or was not written by `save`.
+    """
+    device = torch.device(device)
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = json.loads((file.metadata() or {})["genlib"])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+        objective = objectives.get(_known(metadata["settings"]["model"]))
+        settings = objective.Settings.model_validate(metadata["settings"])
+        channels, height, width = metadata["shape"]
+        networks = objective.build(settings, (channels, height, width))
+        averaged = None
+        if any(name.startswith(f"{_AVERAGED}.") for name in tensors):
+            averaged = objective.build(settings, (channels, height, width))[objective.DRAWS]
+        for part, network in (networks | ({_AVERAGED: averaged} if averaged is not None else {})).items():
+            prefix = f"{part}."
+            network.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
+            network.to(device).eval()
+    except FileNotFoundError as error:
+        raise GenlibError(f"{path}: no such model file; train it with dvc repro") from error
+    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise GenlibError(f"{path}: not a model file of genlib ({reason}); train it again with dvc repro") from error
+    run, seed = str(metadata["run"]), int(metadata["seed"])
+    return Model(run, seed, settings, (channels, height, width), objective, networks, averaged, device)
+
+
+def _known(model: Any) -> str:
+    if model not in objectives.names():
+        raise ValueError(f"model {model!r} is not one of {', '.join(objectives.names())}")
+    return str(model)

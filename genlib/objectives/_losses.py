@@ -1,0 +1,24 @@
+"""Losses as functions: one value per image, summed over what an image has; the batch mean is taken by the caller."""
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+def generation_loss(images: "Tensor", reconstructions: "Tensor") -> "Tensor":
+    """Squared error summed over pixels and channels: B C H W and B C H W in 0..1 to B.
+
+    Up to a constant this is -log N(image | reconstruction, variance 1/2): log N = -error / (2 * 1/2) - D/2 log(pi)
+    with D = C H W. Summed, not averaged over pixels: an average would weaken it by the factor D against the latent
+    loss and the code would collapse.
+    """
+    return (images - reconstructions).square().flatten(1).sum(1)
+
+
+def latent_loss(mean: "Tensor", log_variance: "Tensor") -> "Tensor":
+    """KL(N(mean, exp(log_variance)) || N(0, I)) in nats, summed over Z: B Z and B Z to B.
+
+    Kingma & Welling 2013, appendix B.
+    """
+    return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(1)

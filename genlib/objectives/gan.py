@@ -1,0 +1,130 @@
+"""The generative adversarial network (Goodfellow et al. 2014): binary cross-entropy, non-saturating generator loss.
+
+The players alternate: the discriminator moves while the generator is held constant, then the other way round.
+Networks work on pixels in -1..1.
+"""
+
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field
+
+from genlib import nets
+from genlib.settings import RunSettings
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+    from torch.optim import Optimizer
+
+    from genlib.objectives import Networks, Optimizers
+
+LOSSES = ("discriminator", "generator", "d_real", "d_fake")
+PLAYERS = {"discriminator": ("discriminator",), "generator": ("generator",)}
+DRAWS = "generator"
+
+
+class Settings(RunSettings):
+    """`real_label`: the discriminator's target on real images; below 1 it is one-sided smoothing (Salimans 2016)."""
+
+    dropout: Annotated[float, Field(ge=0, lt=1)]
+    leaky_slope: Annotated[float, Field(ge=0, lt=1)]
+    real_label: Annotated[float, Field(gt=0.5, le=1)]
+    beta1: Annotated[float, Field(ge=0, lt=1)]
+
+
+def build(settings: Settings, shape: nets.Shape) -> "dict[str, nn.Module]":
+    """Generator B Z to B C H W in -1..1, discriminator B C H W to logits B."""
+    family = nets.get(settings.net)
+    return {
+        "generator": family.generator(shape, settings.width, settings.latent_dim, settings.leaky_slope),
+        "discriminator": family.discriminator(shape, settings.width, settings.leaky_slope, settings.dropout),
+    }
+
+
+def optimizer(player: str, networks: "Networks", settings: Settings) -> "Optimizer":
+    """Adam on one player's weights."""
+    from torch.optim import Adam
+
+    return Adam(networks[player].parameters(), lr=settings.lr, betas=(settings.beta1, 0.999))
+
+
+def discriminator_loss(real_logits: "Tensor", fake_logits: "Tensor", real_label: float) -> "Tensor":
+    """Binary cross-entropy of real images against `real_label` plus that of generated ones against 0: B and B to B.
+
+    Goodfellow et al. 2014, equation 1, negated. With x a logit, -log sigmoid(x) = softplus(-x).
+    """
+    from torch.nn.functional import softplus
+
+    real = real_label * softplus(-real_logits) + (1 - real_label) * softplus(real_logits)
+    return real + softplus(fake_logits)
+
+
+def generator_loss(fake_logits: "Tensor") -> "Tensor":
+    """Binary cross-entropy of generated images against the label 1, the non-saturating loss: B to B.
+
+    Goodfellow et al. 2014, section 3: maximise log D(G(z)).
+    """
+    from torch.nn.functional import softplus
+
+    return softplus(-fake_logits)
+
+
+def train_step(
+    networks: "Networks", optimizers: "Optimizers", images: "Tensor", rng: "Generator", settings: Settings
+) -> "dict[str, Tensor]":
+    """The discriminator's step, then the generator's, on the same generated batch."""
+    generator, discriminator = networks["generator"], networks["discriminator"]
+    real = 2 * images - 1
+    fake = generator(_noise(images, rng, settings))
+
+    # The discriminator moves; detached, the generated batch carries no gradient to the generator.
+    real_logits = discriminator(real)
+    fake_logits = discriminator(fake.detach())
+    loss_d = discriminator_loss(real_logits, fake_logits, settings.real_label).mean()
+    optimizers["discriminator"].zero_grad(set_to_none=True)
+    loss_d.backward()
+    optimizers["discriminator"].step()
+
+    # The generator moves; the error passes through the discriminator, whose weights take no gradient.
+    discriminator.requires_grad_(False)
+    loss_g = generator_loss(discriminator(fake)).mean()
+    optimizers["generator"].zero_grad(set_to_none=True)
+    loss_g.backward()
+    optimizers["generator"].step()
+    discriminator.requires_grad_(True)
+
+    return {
+        "discriminator": loss_d.detach(),
+        "generator": loss_g.detach(),
+        "d_real": real_logits.detach().sigmoid().mean(),
+        "d_fake": fake_logits.detach().sigmoid().mean(),
+    }
+
+
+def heldout_losses(networks: "Networks", images: "Tensor", rng: "Generator", settings: Settings) -> "dict[str, Tensor]":
+    """Both players' losses and D(x), D(G(z)) as probabilities, on held-out images and as many generated ones."""
+    real_logits = networks["discriminator"](2 * images - 1)
+    fake_logits = networks["discriminator"](networks["generator"](_noise(images, rng, settings)))
+    return {
+        "discriminator": discriminator_loss(real_logits, fake_logits, settings.real_label),
+        "generator": generator_loss(fake_logits),
+        "d_real": real_logits.sigmoid(),
+        "d_fake": fake_logits.sigmoid(),
+    }
+
+
+def draw(networks: "Networks", latents: "Tensor") -> "Tensor":
+    """Noise B Z to images B C H W in 0..1."""
+    images: Tensor = (networks["generator"](latents) + 1) / 2
+    return images
+
+
+def preview(networks: "Networks", latents: "Tensor", images: "Tensor") -> "Tensor":
+    """Images drawn from `latents`."""
+    return draw(networks, latents)
+
+
+def _noise(images: "Tensor", rng: "Generator", settings: Settings) -> "Tensor":
+    import torch
+
+    size = (len(images), settings.latent_dim)
+    return torch.randn(size, generator=rng, device=images.device, dtype=images.dtype)

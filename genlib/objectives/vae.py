@@ -1,0 +1,105 @@
+"""The variational autoencoder (Kingma & Welling 2013): generation loss + beta * latent loss.
+
+`beta` weighs the latent loss (Higgins et al. 2017). Minimising E[squared error] + beta * KL is maximising the ELBO of a
+Gaussian likelihood with variance beta / 2 for each pixel; `elbo` gives that bound, constants included, in nats.
+"""
+
+import math
+from typing import TYPE_CHECKING, Literal
+
+from pydantic import PositiveFloat
+
+from genlib import nets
+from genlib.objectives._losses import generation_loss, latent_loss
+from genlib.settings import RunSettings
+
+if TYPE_CHECKING:
+    from torch import Generator, Tensor, nn
+    from torch.optim import Optimizer
+
+    from genlib.objectives import Networks, Optimizers
+
+LOSSES = ("generation", "latent", "total")
+PLAYERS = {"autoencoder": ("encoder", "decoder")}
+DRAWS = "decoder"
+
+
+class Settings(RunSettings):
+    """`beta`: weight of the latent loss. `output`: the last activation (the presentation says relu)."""
+
+    output: Literal["sigmoid", "relu"]
+    beta: PositiveFloat
+
+
+def build(settings: Settings, shape: nets.Shape) -> "dict[str, nn.Module]":
+    """Encoder B C H W to B 2Z (mean, log-variance), decoder B Z to B C H W."""
+    family = nets.get(settings.net)
+    return {
+        "encoder": family.encoder(shape, settings.width, outputs=2 * settings.latent_dim),
+        "decoder": family.decoder(shape, settings.width, settings.latent_dim, settings.output),
+    }
+
+
+def optimizer(player: str, networks: "Networks", settings: Settings) -> "Optimizer":
+    """Adam on both networks."""
+    from torch.optim import Adam
+
+    return Adam([weight for name in PLAYERS[player] for weight in networks[name].parameters()], lr=settings.lr)
+
+
+def train_step(
+    networks: "Networks", optimizers: "Optimizers", images: "Tensor", rng: "Generator", settings: Settings
+) -> "dict[str, Tensor]":
+    """One Adam step on the batch mean of generation + beta * latent, by the reparameterization trick."""
+    losses = {name: loss.mean() for name, loss in heldout_losses(networks, images, rng, settings).items()}
+    optimizers["autoencoder"].zero_grad(set_to_none=True)
+    losses["total"].backward()
+    optimizers["autoencoder"].step()
+    return {name: loss.detach() for name, loss in losses.items()}
+
+
+def heldout_losses(networks: "Networks", images: "Tensor", rng: "Generator", settings: Settings) -> "dict[str, Tensor]":
+    """Generation, latent and total loss of each image, with one code drawn from its posterior."""
+    mean, log_variance = posterior(networks, images)
+    reconstructions = networks["decoder"](reparameterize(mean, log_variance, rng))
+    generation = generation_loss(images, reconstructions)
+    latent = latent_loss(mean, log_variance)
+    return {"generation": generation, "latent": latent, "total": generation + settings.beta * latent}
+
+
+def posterior(networks: "Networks", images: "Tensor") -> "tuple[Tensor, Tensor]":
+    """Images B C H W to mean and log-variance of their codes, B Z each."""
+    mean, log_variance = networks["encoder"](images).chunk(2, dim=1)
+    return mean, log_variance
+
+
+def reparameterize(mean: "Tensor", log_variance: "Tensor", rng: "Generator") -> "Tensor":
+    """A code drawn as mean + deviation * noise, so that gradients reach both (Kingma & Welling 2013, section 2.4)."""
+    import torch
+
+    noise = torch.randn(mean.shape, generator=rng, device=mean.device, dtype=mean.dtype)
+    return mean + (0.5 * log_variance).exp() * noise
+
+
+def elbo(generation: "Tensor", latent: "Tensor", dimensions: int, beta: float) -> "Tensor":
+    """Evidence lower bound in nats of each image, B: likelihood N(reconstruction, beta / 2) on pixels in 0..1.
+
+    `dimensions` is C H W. Density of continuous pixel values, so it may be positive.
+    """
+    return -generation / beta - 0.5 * dimensions * math.log(math.pi * beta) - latent
+
+
+def encode(networks: "Networks", images: "Tensor") -> "Tensor":
+    """Images B C H W to the means of their codes, B Z."""
+    return posterior(networks, images)[0]
+
+
+def draw(networks: "Networks", latents: "Tensor") -> "Tensor":
+    """Codes B Z to images B C H W in 0..1."""
+    images: Tensor = networks["decoder"](latents).clamp(0, 1)
+    return images
+
+
+def preview(networks: "Networks", latents: "Tensor", images: "Tensor") -> "Tensor":
+    """Images drawn from the prior's codes."""
+    return draw(networks, latents)

@@ -1,0 +1,170 @@
+"""params.yaml as frozen, validated types. A mistake is one line that names the key, the value and the remedy."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from genlib import objectives
+from genlib.errors import GenlibError
+from genlib.nets import names as net_names
+from genlib.settings import (
+    DatasetSettings,
+    EvaluateSettings,
+    FeatureSettings,
+    LaneSettings,
+    ProgressSettings,
+    RunSettings,
+    SampleSettings,
+)
+
+_SECTIONS = {"seed", "data", "features", "progress", "sample", "evaluate", "lanes", "runs"}
+_Settings = TypeVar("_Settings", bound=BaseModel)
+
+
+@dataclass(frozen=True)
+class Params:
+    """All of params.yaml, checked, including what one part says of another."""
+
+    seed: int
+    data: Mapping[str, DatasetSettings]
+    features: Mapping[str, FeatureSettings]
+    progress: ProgressSettings
+    sample: SampleSettings
+    evaluate: EvaluateSettings
+    lanes: Mapping[str, LaneSettings]
+    runs: Mapping[str, RunSettings]
+
+    def dataset(self, name: str) -> DatasetSettings:
+        """The settings of a dataset; GenlibError if params.yaml has none of that name."""
+        return _lookup(self.data, "data", name)
+
+    def feature(self, name: str) -> FeatureSettings:
+        """The settings of a measuring network; GenlibError if params.yaml has none of that name."""
+        return _lookup(self.features, "features", name)
+
+    def run(self, name: str) -> RunSettings:
+        """The effective settings of a run; GenlibError if params.yaml has none of that name."""
+        return _lookup(self.runs, "runs", name)
+
+    def lane(self, name: str) -> dict[str, RunSettings]:
+        """The runs of a lane, in the order of params.yaml; GenlibError if there is no such lane."""
+        _lookup(self.lanes, "lanes", name)
+        return {run: settings for run, settings in self.runs.items() if settings.lane == name}
+
+
+def load(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml. Raises GenlibError at the first thing that is wrong."""
+    return parse(_read(path))
+
+
+def parse(raw: Mapping[str, Any]) -> Params:
+    """Check the parsed content of params.yaml."""
+    known = _SECTIONS | set(objectives.names())
+    for key in raw:
+        if key not in known:
+            raise GenlibError(f"params.yaml: {key}: unknown section{_hint(str(key), known)}; remove or rename it")
+    for key in sorted(_SECTIONS - raw.keys()):
+        raise GenlibError(f"params.yaml: {key}: missing; add it (git show HEAD:params.yaml has one)")
+    seed = raw["seed"]
+    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
+        raise GenlibError(f"params.yaml: seed: {seed!r} is not a whole number of 0 or more; set one, such as 0")
+    params = Params(
+        seed=seed,
+        data=_each(DatasetSettings, raw, "data"),
+        features=_each(FeatureSettings, raw, "features"),
+        progress=_check(ProgressSettings, raw["progress"], "progress"),
+        sample=_check(SampleSettings, raw["sample"], "sample"),
+        evaluate=_check(EvaluateSettings, raw["evaluate"], "evaluate"),
+        lanes=_each(LaneSettings, raw, "lanes"),
+        runs={str(name): _run(raw, str(name), line) for name, line in _mapping(raw["runs"], "runs").items()},
+    )
+    for name in params.features:
+        _refer(params.data, "data", name, f"features.{name}")
+    for name, settings in params.runs.items():
+        _refer(params.lanes, "lanes", settings.lane, f"runs.{name}.lane")
+        _refer(params.data, "data", settings.dataset, f"runs.{name}.dataset")
+        _refer(params.features, "features", settings.features, f"runs.{name}.features")
+    return params
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        raw = YAML(typ="safe").load(path)
+    except FileNotFoundError as error:
+        raise GenlibError(f"{path}: no such file; run this from the folder that holds params.yaml") from error
+    except (YAMLError, UnicodeDecodeError) as error:
+        raise GenlibError(f"{path}: not valid YAML: {' '.join(str(error).split())}; mend that line") from error
+    return _mapping(raw, str(path))
+
+
+def _run(raw: Mapping[str, Any], name: str, line: Any) -> RunSettings:
+    where = f"runs.{name}"
+    own = _mapping(line, where)
+    model = own.get("model")
+    if model not in objectives.names():
+        raise GenlibError(f"params.yaml: {where}.model: {model!r} is not one of {', '.join(objectives.names())}")
+    if own.get("net") not in net_names():
+        raise GenlibError(f"params.yaml: {where}.net: {own.get('net')!r} is not one of {', '.join(net_names())}")
+    shared = _mapping(raw.get(model, {}), model)
+    origin = dict.fromkeys(shared, model) | dict.fromkeys(own, where)
+    return _check(objectives.get(model).Settings, {**shared, **own}, where, origin)
+
+
+def _each(kind: type[_Settings], raw: Mapping[str, Any], section: str) -> dict[str, _Settings]:
+    entries = _mapping(raw[section], section)
+    return {str(name): _check(kind, entry, f"{section}.{name}") for name, entry in entries.items()}
+
+
+def _check(kind: type[_Settings], raw: Any, where: str, origin: Mapping[str, str] | None = None) -> _Settings:
+    """Validate one entry; `origin` says which section each key of an overlaid entry came from."""
+    try:
+        return kind.model_validate(_mapping(raw, where))
+    except ValidationError as error:
+        first, *more = error.errors(include_url=False)
+        path = [str(key) for key in first["loc"]]
+        # A union's error path holds the alternative chosen (source, digits, train_images); it is no key of the file.
+        keys = [key for before, key in zip(["", *path], path, strict=False) if before != "source" or key == path[-1]]
+        place = ".".join([(origin or {}).get(keys[0], where) if keys else where, *keys])
+        rest = f" (and {len(more)} more)" if more else ""
+        if first["type"] == "extra_forbidden":
+            hint = _hint(keys[-1], set(kind.model_fields))
+            message = f"params.yaml: {place}: unknown key (value {first['input']!r}){hint}; remove or rename it"
+        elif first["type"] == "missing":
+            message = f"params.yaml: {place}: missing; add it"
+        else:
+            message = f"params.yaml: {place}: {first['input']!r} is refused: {first['msg']}; change it"
+        raise GenlibError(message + rest) from error
+
+
+def _mapping(value: Any, where: str) -> Mapping[str, Any]:
+    if not isinstance(value, Mapping):
+        raise GenlibError(f"params.yaml: {where}: {value!r} is not a mapping; write it as 'key: value' lines")
+    return value
+
+
+def _lookup(entries: Mapping[str, _Settings], section: str, name: str) -> _Settings:
+    if name not in entries:
+        raise GenlibError(
+            f"params.yaml: {section}.{name}: no such entry{_hint(name, set(entries))}; "
+            f"there are {', '.join(entries) or 'none'}"
+        )
+    return entries[name]
+
+
+def _refer(entries: Mapping[str, Any], section: str, name: str, place: str) -> None:
+    if name not in entries:
+        raise GenlibError(
+            f"params.yaml: {place}: {name!r} has no entry under {section}{_hint(name, set(entries))}; "
+            f"there are {', '.join(entries) or 'none'}"
+        )
+
+
+def _hint(name: str, known: set[str]) -> str:
+    close = get_close_matches(name, known, n=1)
+    return f", did you mean {close[0]}?" if close else ""

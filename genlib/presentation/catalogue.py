@@ -1,0 +1,105 @@
+"""The words of the page: what each figure and number means. What is not listed is shown under its own name."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+MODELS = {"ae": "autoencoder", "vae": "variational autoencoder", "gan": "generative adversarial network"}
+
+SPLITS = {"train": "training", "val": "validation", "test": "test"}
+
+SOURCES = {"mirror": "a mirror", "official": "the official address", "drawn": "drawn by this project's code"}
+
+VERIFIED = {
+    "archive": "byte for byte the official file",
+    "content": "content equals the official file's (packed again)",
+    "mirror list": "equals the mirror's own list only: not known to be the official data",
+    "drawn": "made by us, the same on every machine",
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A row of the comparison table. `better` is None where neither end of the scale is the good one."""
+
+    label: str
+    unit: str
+    better: Literal["lower", "higher"] | None
+    meaning: str
+    percent: bool = False
+
+
+METRICS = {
+    "fid": Metric(
+        "FID", "", "lower",
+        "distance between samples and real images, in the measuring network's features; real images reach the floor",
+    ),
+    "classes_covered": Metric("Classes covered", "", "higher", "classes that the samples show often enough"),
+    "min_class_share": Metric("Rarest class", "%", "higher", "its share of the samples", percent=True),
+    "class_entropy": Metric("Entropy of classes", "nats", "higher", "of the samples; the most is all classes equal"),
+    "confidence": Metric(
+        "Confidence", "%", None, "probability of the class that the measuring network chooses, mean", percent=True
+    ),
+    "recon_mse": Metric("Reconstruction error", "", "lower", "mean squared error per pixel (0 to 1), test images"),
+    "recon_psnr": Metric("Reconstruction PSNR", "dB", "higher", "the same as a signal-to-noise ratio"),
+    "pca_mse": Metric("PCA's error", "", None, "of principal components, with as many numbers per image as the code"),
+    "kl": Metric("Latent loss", "nats", None, "KL of the codes to the unit Gaussian, test images"),
+    "elbo": Metric("ELBO", "nats", "higher", "lower bound on the log-likelihood of a test image"),
+    "noisy_psnr": Metric("PSNR of noisy images", "dB", None, "before denoising, against the clean image"),
+    "restored_psnr": Metric("PSNR of restored images", "dB", "higher", "after denoising"),
+    "restored_mse": Metric("Error of restored images", "", "lower", "mean squared error per pixel after denoising"),
+}  # fmt: skip
+"""Known metrics in the order of showing; shares are shown in per cent."""
+
+FLOORS = {"fid": "fid_floor"}
+"""Metrics that are shown together with the value that real images reach."""
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A known figure: its title and one sentence that says what to look for."""
+
+    title: str
+    caption: str
+
+
+FIGURES = {
+    "data.png": Figure("Real images", "From the training data."),
+    "samples.png": Figure("Samples", "Drawn from random codes, not selected."),
+    "samples_ema.png": Figure("Samples, averaged weights", "Drawn with the running average of the weights."),
+    "samples_last.png": Figure("Samples, last weights", "The same codes, without the running average of the weights."),
+    "random_latents.png": Figure("Random codes, decoded", "Codes drawn at random from the unit Gaussian."),
+    "progress.gif": Figure("Learning to draw", "The same random codes, decoded as training goes on."),
+    "reconstructions.png": Figure("Reconstructions", "Held-out images, and what comes back from their codes."),
+    "denoising.png": Figure("Denoising", "Held-out images with noise, what the network restores, and the truth."),
+    "interpolations.png": Figure(
+        "Interpolations", "From the code of one held-out image to that of another, in equal steps."
+    ),
+    "codes.png": Figure("Codes", "Each dot is a held-out image, coloured by its class, which training never saw."),
+    "codes.gif": Figure("The latent space forming", "Codes of the same held-out images as training goes on."),
+    "manifold.png": Figure("The learned manifold", "Codes on an even grid of the prior's quantiles, decoded."),
+    "curves.png": Figure("Learning curves", "On training images, and on held-out ones after each epoch."),
+    "gradient_variance.png": Figure(
+        "Why reparameterize",
+        "Total variance of the encoder's gradient by either estimator, on the same images and the same noise.",
+    ),
+    "class_histogram.png": Figure("Classes of the samples", "As the measuring network sees them."),
+}
+"""Known figures in the order of showing."""
+
+FIGURES_OF = {
+    ("ae", "samples.png"): Figure(
+        "Random codes, decoded", "Drawn from the unit Gaussian, which an autoencoder is not trained to fill."
+    ),
+    ("ae", "progress.gif"): Figure("Learning to reconstruct", "The same held-out images as training goes on."),
+    ("gan", "samples.png"): Figure(
+        "Samples", "Drawn from random codes, not selected; with the running average of the weights if it is on."
+    ),
+    ("gan", "curves.png"): Figure("The game", "Losses of both players, and what D makes of real and generated images."),
+    ("gan", "interpolations.png"): Figure("Interpolations", "From one random code to another, in equal steps."),
+}
+"""What a figure is called where its model gives it another meaning."""
+
+
+def figure(name: str, model: str) -> Figure:
+    """The words for the figure file `name` of a run of `model`; an unknown one is called by its file name."""
+    return FIGURES_OF.get((model, name)) or FIGURES.get(name, Figure(name, ""))

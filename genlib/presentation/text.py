@@ -1,0 +1,70 @@
+"""Numbers, sizes and times as a person reads them."""
+
+import math
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+
+from genlib.errors import GenlibError
+
+
+def number(value: float) -> str:
+    """Whole numbers with thousands separators, others to four significant digits: 55,000, 12.35, 0.0213, 3.1e-05."""
+    if isinstance(value, int) or (value.is_integer() and abs(value) < 1e15):
+        return f"{int(value):,}"
+    if not math.isfinite(value):
+        return str(value)
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.1e}"
+
+
+def percent(share: float) -> str:
+    """A share (0 to 1) in per cent with one decimal, without the sign: 9.8."""
+    return f"{100 * share:.1f}"
+
+
+def value(item: Any) -> str:
+    """Any setting or result: numbers as `number`, None as "off", lists joined by commas."""
+    if item is None:
+        return "off"
+    if isinstance(item, bool):
+        return "yes" if item else "no"
+    if isinstance(item, int | float):
+        return number(item)
+    if isinstance(item, list | tuple):
+        return ", ".join(value(part) for part in item)
+    return str(item)
+
+
+def shape(sizes: Sequence[int]) -> str:
+    """A shape without the batch, with multiplication signs between: 1 x 28 x 28; no dimensions are "one number"."""
+    return " \u00d7 ".join(f"{size:,}" for size in sizes) or "one number"
+
+
+def size(count: int) -> str:
+    """Bytes in a unit that fits: 9.9 MB."""
+    amount = float(count)
+    for unit in ("bytes", "kB", "MB"):
+        if amount < 1000:
+            return f"{count:,} bytes" if unit == "bytes" else f"{amount:.1f} {unit}"
+        amount /= 1000
+    return f"{amount:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words: 42 s, 3 min 20 s, 2 h 5 min."""
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
+
+
+def date(stamp: str) -> str:
+    """The day of an ISO date, 2025-03-09. Raises GenlibError if it is none."""
+    try:
+        return datetime.fromisoformat(stamp).date().isoformat()
+    except ValueError as error:
+        raise GenlibError(f"provenance.json: date: {stamp!r} is not an ISO date; train the run again") from error

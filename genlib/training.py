@@ -1,0 +1,222 @@
+"""The one training loop: steps, history, pictures of the progress, checkpoints, resume."""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from genlib import checkpoint, device, objectives, rng
+from genlib.averaging import average_into
+from genlib.data.arrays import Images
+from genlib.data.batches import in_order, resident, shuffled, to_float, to_uint8
+from genlib.errors import GenlibError
+from genlib.settings import ProgressSettings, RunSettings
+
+_HELDOUT_BATCH = 500
+
+Row = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """What one epoch brought.
+
+    `row`: means of the training losses (`train_...`) and of the held-out ones (`val_...`). `steps`: the rows of the
+    training curves. `picture`: the newest picture of the progress, uint8 N C H W.
+    """
+
+    number: int
+    images: int
+    seconds: float
+    row: Row
+    steps: list[Row]
+    picture: Images
+
+
+@dataclass
+class Training:
+    """All that training holds; `run` moves it on, epoch by epoch.
+
+    `averaged` is the running average of the network that draws, or None when EMA is off.
+    """
+
+    settings: RunSettings
+    objective: objectives.Objective
+    seed: int
+    device: torch.device
+    networks: dict[str, nn.Module]
+    optimizers: dict[str, torch.optim.Optimizer]
+    averaged: nn.Module | None
+    epoch: int
+    history: list[Row]
+    steps: list[Row]
+    frames: dict[str, list[Tensor]]
+
+    def drawing(self) -> dict[str, nn.Module]:
+        """The networks to draw images with: the averaged one in place of the last one, if there is one."""
+        return self.networks | ({self.objective.DRAWS: self.averaged} if self.averaged is not None else {})
+
+
+def start(settings: RunSettings, seed: int, shape: tuple[int, int, int], on: torch.device) -> Training:
+    """Networks with fresh weights and their optimizers. `shape` is C H W."""
+    objective = objectives.get(settings.model)
+    with rng.default_generators(seed, "weights"):
+        networks = {name: network.to(on) for name, network in objective.build(settings, shape).items()}
+    averaged = None
+    if settings.ema_halflife_images is not None:
+        with rng.default_generators(seed, "weights"):
+            averaged = objective.build(settings, shape)[objective.DRAWS].to(on).requires_grad_(False)
+    optimizers = {player: objective.optimizer(player, networks, settings) for player in objective.PLAYERS}
+    return Training(settings, objective, seed, on, networks, optimizers, averaged, 0, [], [], {})
+
+
+def run(
+    training: Training, train: Images, val: Images, progress: ProgressSettings, keeper: "checkpoint.Keeper | None"
+) -> Iterator[Epoch]:
+    """Train to the end of the settings' epochs, yielding after each; with a keeper, go on from its last state.
+
+    Args:
+        training: fresh from `start`.
+        train: uint8 N C H W.
+        val: uint8 M C H W, for the held-out losses and the pictures of the progress.
+        progress: what to record on the way.
+        keeper: where the state is kept after each epoch.
+
+    Raises:
+        GenlibError: a loss is not finite; the state of the epoch before is kept.
+    """
+    settings, objective, seed = training.settings, training.objective, training.seed
+    if len(train) < settings.batch_size:
+        raise GenlibError(f"batch_size: {settings.batch_size} is more than the {len(train)} training images; lower it")
+    precision = device.set_precision(settings.precision, training.device)
+    if keeper is not None:
+        keeper.restore(training)
+
+    # Put the data on the device and lay out the schedule.
+    train_images, val_images = resident(train, training.device), resident(val, training.device)
+    steps_per_epoch = len(train) // settings.batch_size
+    frame_steps = _frame_steps(steps_per_epoch * settings.epochs, progress.frames)
+    row_steps = {
+        math.ceil(steps_per_epoch * n / progress.rows_per_epoch) for n in range(1, progress.rows_per_epoch + 1)
+    }
+    if training.epoch == 0:
+        _record_frame(training, val_images, progress, 0)
+
+    while training.epoch < settings.epochs:
+        began = time.perf_counter()
+        epoch = training.epoch + 1
+        noise = rng.generator(seed, "noise", epoch, training.device)
+        pending: list[Tensor] = []
+        rows: list[Row] = []
+        means: list[list[float]] = []
+
+        # Train on every image once.
+        with rng.default_generators(seed, "dropout", epoch), precision:
+            batches = shuffled(train_images, settings.batch_size, seed, epoch)
+            bar = tqdm(batches, f"epoch {epoch}/{settings.epochs}", steps_per_epoch, leave=False, disable=None)
+            for index, images in enumerate(bar, start=1):
+                step = training.epoch * steps_per_epoch + index
+                losses = objective.train_step(training.networks, training.optimizers, images, noise, settings)
+                if training.averaged is not None and settings.ema_halflife_images is not None:
+                    decay = 0.5 ** (settings.batch_size / settings.ema_halflife_images)
+                    average_into(training.averaged, training.networks[objective.DRAWS], decay)
+                pending.append(torch.stack([losses[name] for name in objective.LOSSES]))
+
+                # Losses stay on the device until a row is due.
+                if index in row_steps:
+                    values = _checked(torch.stack(pending), objective.LOSSES, epoch, step)
+                    pending.clear()
+                    means += values
+                    row = dict(zip(objective.LOSSES, np.mean(values, axis=0).tolist(), strict=True))
+                    rows.append({"step": step, "images": step * settings.batch_size, **row})
+                if step in frame_steps:
+                    _record_frame(training, val_images, progress, step)
+
+        # Measure the held-out losses, write down the epoch and keep the state.
+        seen = epoch * steps_per_epoch * settings.batch_size
+        row = {"epoch": epoch, "images": seen}
+        row |= dict(zip((f"train_{name}" for name in objective.LOSSES), np.mean(means, axis=0).tolist(), strict=True))
+        row |= {f"val_{name}": value for name, value in heldout(training, val_images, epoch).items()}
+        training.epoch = epoch
+        training.history.append(row)
+        training.steps += rows
+        if keeper is not None:
+            keeper.keep(training)
+        picture = training.frames["samples"][-1].numpy()
+        yield Epoch(epoch, seen, time.perf_counter() - began, row, rows, picture)
+
+
+@torch.no_grad()
+def heldout(training: Training, val_images: Tensor, epoch: int) -> Row:
+    """Mean held-out losses, networks in evaluation mode and without averaging, the same noise at every epoch."""
+    objective = training.objective
+    noise = rng.generator(training.seed, "held-out noise", 0, training.device)
+    totals = torch.zeros(len(objective.LOSSES), dtype=torch.float64, device=training.device)
+    with _evaluation(training.networks):
+        for images in in_order(val_images, _HELDOUT_BATCH):
+            losses = objective.heldout_losses(training.networks, images, noise, training.settings)
+            totals += torch.stack([losses[name].double().sum() for name in objective.LOSSES])
+    means = (totals / len(val_images))[None]
+    return dict(zip(objective.LOSSES, _checked(means, objective.LOSSES, epoch, None)[0], strict=True))
+
+
+@torch.no_grad()
+def _record_frame(training: Training, val_images: Tensor, progress: ProgressSettings, step: int) -> None:
+    """Add a picture of the progress: the same latents and held-out images every time."""
+    objective, settings = training.objective, training.settings
+    codes = rng.latents(progress.images, settings.latent_dim, training.seed, "progress").to(training.device)
+    networks = training.drawing()
+    frame = {"images_seen": torch.tensor(step * settings.batch_size)}
+    with _evaluation(networks):
+        images = to_float(val_images[: progress.images])
+        frame["samples"] = to_uint8(objective.preview(networks, codes, images)).cpu()
+        if settings.latent_dim == 2 and hasattr(objective, "encode"):
+            frame["codes"] = objective.encode(networks, to_float(val_images[: progress.codes])).float().cpu()
+    for name, value in frame.items():
+        training.frames.setdefault(name, []).append(value)
+
+
+def summary(epoch: Epoch, epochs: int) -> str:
+    """An epoch in one line."""
+    losses = ", ".join(f"{name} {value:.4g}" for name, value in epoch.row.items() if "_" in name)
+    return f"epoch {epoch.number}/{epochs} in {epoch.seconds:.0f} s: {losses}"
+
+
+def _checked(losses: Tensor, names: tuple[str, ...], epoch: int, last_step: int | None) -> list[list[float]]:
+    """Losses (steps x names) as floats; GenlibError at the first that is not finite."""
+    values: list[list[float]] = losses.tolist()
+    for row, index in zip(values, range(len(values)), strict=True):
+        for name, value in zip(names, row, strict=True):
+            if not math.isfinite(value):
+                place = "held-out images" if last_step is None else f"step {last_step - len(values) + 1 + index}"
+                raise GenlibError(
+                    f"loss {name} is {value} at epoch {epoch}, {place}; the state of the epoch before is kept; "
+                    "lower lr (or set precision: float32) and run again"
+                )
+    return values
+
+
+def _frame_steps(steps: int, frames: int) -> set[int]:
+    """Steps at which a picture is due: dense at first, when most happens; the last step always."""
+    return {round(steps ** (n / (frames - 1))) for n in range(1, frames)}
+
+
+class _evaluation:  # noqa: N801  (reads as a statement: with _evaluation(networks))
+    """Networks in evaluation mode inside the block, in training mode after it."""
+
+    def __init__(self, networks: dict[str, nn.Module]) -> None:
+        self.networks = networks
+
+    def __enter__(self) -> None:
+        for network in self.networks.values():
+            network.eval()
+
+    def __exit__(self, *_: Any) -> None:
+        for network in self.networks.values():
+            network.train()

@@ -1,0 +1,63 @@
+"""Stage train: one run, from processed arrays to a model file."""
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from genlib import checkpoint, device, history, models, params, training
+from genlib.data.arrays import open_card, open_split
+from genlib.figures.grids import grid
+from genlib.files import digest
+from genlib.tracking import MODEL_TAG, Tracker, new_run
+from stages.command import run
+
+
+def main(
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml, such as mnist-vae.")],
+    data: Annotated[Path, typer.Option(help="Folder of the processed dataset.")],
+    model: Annotated[Path, typer.Option(help="Model file to write.")],
+    log: Annotated[Path, typer.Option(help="Folder to write history, architecture and provenance to.")],
+    work: Annotated[Path, typer.Option(help="Folder for states to resume from.")] = Path(".work"),
+) -> None:
+    """Train a run. A stopped training goes on from its last epoch."""
+    began = time.perf_counter()
+    everything = params.load()
+    settings, on = everything.run(name), device.choose()
+    card, train, val = open_card(data), open_split(data, "train").images, open_split(data, "val").images
+    shape = (card["channels"], card["image_size"], card["image_size"])
+    state = training.start(settings, everything.seed, shape, on)
+    identity = checkpoint.identity(settings, everything.seed, everything.progress, card["sha256"], on)
+    print(f"{name}: {settings.model} on {len(train):,} {settings.dataset} images, {settings.epochs} epochs, {on}")
+    with (
+        checkpoint.Keeper(work / name, identity) as keeper,
+        new_run(
+            settings.lane, name, dataset=settings.dataset, model=settings.model, continues=keeper.note()
+        ) as tracker,
+    ):
+        keeper.note(tracker.run_id)
+        tracker.log_params({"seed": everything.seed, **settings.model_dump(exclude={"dataset", "model"})})
+        tracker.log_dataset(settings.dataset, card["sha256"]["train.npy"], "training")
+        for epoch in training.run(state, train, val, everything.progress, keeper):
+            print(f"{name}: {training.summary(epoch, settings.epochs)}", flush=True)
+            _track(tracker, epoch)
+        models.save(model, name, everything.seed, settings, shape, state.networks, state.averaged)
+        history.write(log, state, shape, device.provenance(on, time.perf_counter() - began))
+        tracker.set_tags({MODEL_TAG: digest(model)})
+        tracker.log_artifacts(model, "model")
+        keeper.discard()
+    print(f"{name}: {model} written after {time.perf_counter() - began:.0f} s")
+
+
+def _track(tracker: Tracker, epoch: training.Epoch) -> None:
+    for row in epoch.steps:
+        losses = {f"train/{loss}": value for loss, value in row.items() if loss not in ("step", "images")}
+        tracker.log_metrics(losses, int(row["images"]))
+    heldout = {k.replace("val_", "val/"): value for k, value in epoch.row.items() if k.startswith("val_")}
+    tracker.log_metrics(heldout, epoch.images)
+    tracker.log_image("progress", grid(epoch.picture, columns=6), epoch.images)
+
+
+if __name__ == "__main__":
+    run(main)
