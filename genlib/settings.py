@@ -21,7 +21,7 @@ class MnistSource(Frozen):
 
 
 class DigitsSource(Frozen):
-    """Digits drawn by genlib (`genlib.data.toy.digits`), in MNIST's format."""
+    """Digits drawn by genlib (`genlib.data.kinds.digits`), in MNIST's format."""
 
     kind: Literal["digits"]
     train_images: PositiveInt

@@ -15,6 +15,7 @@ import re
 import sqlite3
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -55,11 +56,24 @@ class Tracker:
 
     def log_params(self, params: Mapping[str, object]) -> None:
         """Log settings as text. MLflow refuses a key that has another value already."""
-        self._observe(lambda client, run: [client.log_param(run, key, str(value)) for key, value in params.items()])
+
+        def log(client: "MlflowClient", run: str) -> None:
+            from mlflow.entities import Param
+
+            client.log_batch(run, params=[Param(key, str(value)) for key, value in params.items()])
+
+        self._observe(log)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
         """Log one point of each curve; `step` is the number of training images seen."""
-        self._observe(lambda client, run: [client.log_metric(run, key, y, step=step) for key, y in metrics.items()])
+
+        def log(client: "MlflowClient", run: str) -> None:
+            from mlflow.entities import Metric
+
+            now_ms = int(time.time() * 1000)
+            client.log_batch(run, [Metric(name, value, now_ms, step) for name, value in metrics.items()])
+
+        self._observe(log)
 
     def log_dataset(self, name: str, digest: str, context: str) -> None:
         """Log the data used: its name, the sha256 (hex) of its processed form, and the use ("training", "test")."""

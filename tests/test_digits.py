@@ -13,8 +13,8 @@ from fontTools.ttLib import TTFont
 from scipy.ndimage import distance_transform_edt
 
 from genlib.data.idx import read_idx
-from genlib.data.toy import digits
-from genlib.data.toy.digits import CANVAS, GRID, REACH, draw_digits, edge_levels, fill, load_glyphs, outline_edges
+from genlib.data.kinds import digits
+from genlib.data.kinds.digits import CANVAS, GRID, REACH, draw_digits, edge_levels, fill, load_glyphs, outline_edges
 from genlib.errors import GenlibError
 
 FILES = (

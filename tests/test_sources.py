@@ -19,8 +19,8 @@ from servers import LocalServer, Reply, closed_port, page, ranged, serve
 from genlib.data import drive
 from genlib.data.fetch import Transfer
 from genlib.data.mirror import find_mirror, parse_sums
-from genlib.data.official import CATALOGUE, Content, MismatchError, RemoteFile, verify
-from genlib.data.sources import draw_dataset, fetch_dataset, provide_dataset
+from genlib.data.official import Content, MismatchError, RemoteFile, verify
+from genlib.data.sources import CATALOGUE, draw_dataset, fetch_dataset, provide_dataset
 from genlib.errors import GenlibError
 from genlib.settings import MnistSource
 

@@ -17,12 +17,16 @@ from filelock import FileLock, Timeout
 
 from genlib.data import drive
 from genlib.data.fetch import DEFAULT, SourceError, Transfer, download
+from genlib.data.kinds import mnist
 from genlib.data.meter import say
 from genlib.data.mirror import LIST_NAME, VARIABLE, Mirror, find_mirror, open_mirror
-from genlib.data.official import CATALOGUE, MismatchError, RemoteFile, Verified, verify
+from genlib.data.official import MismatchError, RemoteFile, Verified, verify
 from genlib.errors import GenlibError
 from genlib.files import digest, staged_folder, write_json
 from genlib.settings import DigitsSource, Source
+
+CATALOGUE: Mapping[str, tuple[RemoteFile, ...]] = {"mnist": mnist.OFFICIAL}
+"""The official files of each kind of source."""
 
 
 @dataclass(frozen=True)
@@ -40,7 +44,7 @@ def provide_dataset(source: Source, dataset: str, out: Path, work: Path) -> None
     """Fetch or draw what `data.<dataset>.source` of params.yaml asks for; see `fetch_dataset` and `draw_dataset`."""
     if isinstance(source, DigitsSource):
         # Imported here, so that a download does not pay for the fonts.
-        from genlib.data.toy.digits import draw_digits
+        from genlib.data.kinds.digits import draw_digits
 
         draw_dataset(dataset, out, lambda folder: draw_digits(folder, source.train_images, source.test_images))
     else:

@@ -6,7 +6,7 @@ Networks work on pixels in -1..1.
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import Field, PositiveInt
 
 from genlib import nets
 from genlib.settings import RunSettings
@@ -23,8 +23,12 @@ DRAWS = "generator"
 
 
 class Settings(RunSettings):
-    """`real_label`: the discriminator's target on real images; below 1 it is one-sided smoothing (Salimans 2016)."""
+    """`real_label`: the discriminator's target on real images; below 1 it is one-sided smoothing (Salimans 2016).
 
+    `width` is the generator's, `discriminator_width` the discriminator's.
+    """
+
+    discriminator_width: PositiveInt
     dropout: Annotated[float, Field(ge=0, lt=1)]
     leaky_slope: Annotated[float, Field(ge=0, lt=1)]
     real_label: Annotated[float, Field(gt=0.5, le=1)]
@@ -36,7 +40,9 @@ def build(settings: Settings, shape: nets.Shape) -> "dict[str, nn.Module]":
     family = nets.get(settings.net)
     return {
         "generator": family.generator(shape, settings.width, settings.latent_dim, settings.leaky_slope),
-        "discriminator": family.discriminator(shape, settings.width, settings.leaky_slope, settings.dropout),
+        "discriminator": family.discriminator(
+            shape, settings.discriminator_width, settings.leaky_slope, settings.dropout
+        ),
     }
 
 

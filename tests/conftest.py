@@ -1,0 +1,83 @@
+"""What several test files need: small settings, an easy set of images, a project folder of its own."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from ruamel.yaml import YAML
+
+from genlib import objectives
+from genlib.settings import ProgressSettings, RunSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Before torch is imported: sums in one order, also in the processes that tests start.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_RUN = {
+    "lane": "demo",
+    "dataset": "digits",
+    "features": "digits",
+    "net": "deck28",
+    "latent_dim": 3,
+    "width": 2,
+    "epochs": 2,
+    "batch_size": 10,
+    "lr": 1e-3,
+    "ema_halflife_images": None,
+    "precision": "float32",
+}
+_OWN: dict[str, dict[str, Any]] = {
+    "ae": {"output": "sigmoid", "noise": 0.0},
+    "vae": {"output": "sigmoid", "beta": 1.0},
+    "gan": {"dropout": 0.3, "leaky_slope": 0.3, "real_label": 1.0, "beta1": 0.5},
+}
+
+
+@pytest.fixture
+def raw() -> dict[str, Any]:
+    """The committed params.yaml, parsed; a copy that a test may spoil."""
+    parsed: dict[str, Any] = YAML(typ="safe").load(ROOT / "params.yaml")
+    return parsed
+
+
+@pytest.fixture
+def small() -> Callable[..., RunSettings]:
+    """Settings of a tiny run: `small("gan", dropout=0.0)`."""
+
+    def make(model: str, **changes: Any) -> RunSettings:
+        return objectives.get(model).Settings.model_validate(_RUN | _OWN[model] | {"model": model} | changes)
+
+    return make
+
+
+@pytest.fixture
+def progress() -> ProgressSettings:
+    return ProgressSettings(frames=4, images=5, codes=7, rows_per_epoch=2)
+
+
+@pytest.fixture
+def bars() -> Callable[[int], NDArray[np.uint8]]:
+    """An easy set: image i, 1 x 28 x 28, has one bright bar, 4 columns wide, in the place i % 7."""
+
+    def draw(count: int) -> NDArray[np.uint8]:
+        images = np.zeros((count, 1, 28, 28), np.uint8)
+        for index in range(count):
+            left = 4 * (index % 7)
+            images[index, 0, :, left : left + 4] = 230
+        return images
+
+    return draw
+
+
+@pytest.fixture
+def alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty current folder, the CPU, tracking off."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("GENLIB_TRACKING", "off")
+    monkeypatch.setenv("GENLIB_DEVICE", "cpu")
+    return tmp_path
