@@ -31,7 +31,7 @@ def main(
         np.save(file, images)
     names = {"dataset": trained.settings.dataset, "model": trained.settings.model}
     with tracking.resume_run(trained.settings.lane, trained.run, **names, model_sha256=digest(model)) as tracker:
-        tracker.log_artifacts(figures, "figures")
+        tracker.log_figures(figures, step=0)
     print(f"{trained.run}: {len(images):,} samples in {samples}, {count} figures in {figures}")
 
 
