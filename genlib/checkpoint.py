@@ -13,7 +13,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from genlib.errors import GenlibError
-from genlib.files import digest, staged_file
+from genlib.files import digest, staged_file, write_bytes
 from genlib.settings import ProgressSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -60,10 +60,14 @@ class Keeper:
             "steps": training.steps,
             "frames": training.frames,
         }
-        with staged_file(self._path(training.epoch)) as path:
-            torch.save(state, path)
+        path = self.folder / f"epoch-{training.epoch:05d}.pt"
+        with staged_file(path) as partial:
+            torch.save(state, partial)
+        # torch does not notice a damaged tensor; without its digest a state does not count.
+        write_bytes(_digest_of(path), digest(path).encode())
         for old in self._states()[:-_KEPT]:
             old.unlink()
+            _digest_of(old).unlink(missing_ok=True)
 
     def restore(self, training: "Training") -> None:
         """Put `training` at the newest state that can be read, or leave it at its start; what is corrupt is said."""
@@ -97,16 +101,19 @@ class Keeper:
 
     def _load(self, path: Path) -> dict[str, Any] | None:
         try:
+            if _digest_of(path).read_text() != digest(path):
+                return None
             state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError):
+        except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, LookupError):
             return None
         return state if isinstance(state, dict) and state.get("fingerprint") == self.fingerprint else None
 
-    def _path(self, epoch: int) -> Path:
-        return self.folder / f"epoch-{epoch:05d}.pt"
-
     def _states(self) -> list[Path]:
         return sorted(self.folder.glob("epoch-*.pt"))
+
+
+def _digest_of(path: Path) -> Path:
+    return path.with_suffix(".sha256")
 
 
 def identity(

@@ -74,7 +74,7 @@ def of_reconstructions(model: Model, train: Split, test: Split) -> Numbers:
     """
     if not hasattr(model.objective, "encode"):
         return {}
-    images = np.asarray(test.images)
+    images = np.array(test.images)
     if getattr(model.settings, "noise", 0.0) > 0:
         noisy = corrupted(model, images)
         before, after = _errors(images, noisy), _errors(images, reconstruct(model, noisy))

@@ -27,7 +27,14 @@ _GRADIENTS = {
 
 
 def draw(
-    model: Model, samples: Images, log: Path, heldout: Split, classes: list[str], settings: SampleSettings, out: Path
+    model: Model,
+    samples: Images,
+    log: Path,
+    train: Split,
+    heldout: Split,
+    classes: list[str],
+    settings: SampleSettings,
+    out: Path,
 ) -> None:
     """Write the figures of a model to the folder `out`.
 
@@ -35,11 +42,13 @@ def draw(
         model: trained.
         samples: its samples, uint8 N C H W.
         log: what the train stage left: history.csv, steps.csv, progress.safetensors.
+        train: the training split, of which the first images are shown.
         heldout: the validation split; the test split is evaluate's.
         classes: names of the labels.
         settings: how much to draw.
         out: an existing folder.
     """
+    grids.save_png(grids.grid(train.images[: settings.grid], 2 * _COLUMNS), out / "data.png")
     grids.save_png(grids.grid(samples[: settings.grid], _COLUMNS), out / "samples.png")
     if model.averaged is not None:
         last = model.sample(settings.grid, model.seed, averaged=False).numpy()
@@ -52,20 +61,26 @@ def draw(
 
     if not hasattr(model.objective, "encode"):
         ends = rng.latents(2 * settings.interpolations, model.settings.latent_dim, model.seed, "interpolations")
-        grids.save_png(_interpolations(model, *ends.chunk(2)), out / "interpolations.png")
+        half = settings.interpolations
+        grids.save_png(_interpolations(model, ends[:half], ends[half:]), out / "interpolations.png")
         return
 
-    images = np.array(heldout.images[: 2 * _COLUMNS])
-    ends = _encode(model, np.array(heldout.images[: 2 * settings.interpolations]))
-    grids.save_png(_interpolations(model, *ends.chunk(2)), out / "interpolations.png")
+    shown = min(2, len(heldout.images) // _COLUMNS) * _COLUMNS or len(heldout.images)
+    images = np.array(heldout.images[:shown])
+    pairs = min(settings.interpolations, len(heldout.images) // 2)
+    ends = _encode(model, np.array(heldout.images[: 2 * pairs]))
+    if pairs > 0:
+        grids.save_png(_interpolations(model, ends[:pairs], ends[pairs:]), out / "interpolations.png")
     noise = getattr(model.settings, "noise", 0.0)
     if noise > 0:
         noisy = corrupted(model, images)
         restored = model.decode(_encode(model, noisy)).numpy()
         kinds = [("noisy", noisy), ("restored", restored), ("clean", images)]
-        grids.save_png(grids.interleaved(kinds, _COLUMNS), out / "denoising.png")
+        grids.save_png(grids.interleaved(kinds, min(_COLUMNS, shown)), out / "denoising.png")
     else:
-        grids.save_png(grids.pairs(images, reconstruct(model, images), _COLUMNS), out / "reconstructions.png")
+        grids.save_png(
+            grids.pairs(images, reconstruct(model, images), min(_COLUMNS, shown)), out / "reconstructions.png"
+        )
     if model.settings.latent_dim == 2:
         _two_dimensions(model, progress, seen, heldout, classes, settings, out)
     if hasattr(model.objective, "posterior"):

@@ -32,5 +32,6 @@ def _csv(rows: list[Row]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
     writer.writeheader()
-    writer.writerows({key: f"{value:.7g}" for key, value in row.items()} for row in rows)
+    for row in rows:
+        writer.writerow({key: value if isinstance(value, int) else f"{value:.7g}" for key, value in row.items()})
     return text.getvalue()

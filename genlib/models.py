@@ -6,19 +6,29 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import NonNegativeInt, PositiveInt
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from genlib import objectives
+from genlib import nets, objectives
 from genlib.data.batches import to_uint8
 from genlib.errors import GenlibError
 from genlib.files import write_bytes
 from genlib.rng import latents
-from genlib.settings import RunSettings
+from genlib.settings import Frozen, Name, RunSettings
 
 _AVERAGED = "averaged"
 _DRAW_BATCH = 250
+
+
+class _Metadata(Frozen):
+    """What a model file says of itself; the settings are checked against the model's own type."""
+
+    run: Name
+    seed: NonNegativeInt
+    settings: dict[str, Any]
+    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
 
 
 @dataclass(frozen=True)
@@ -80,11 +90,12 @@ def load(path: Path, device: torch.device | str = "cpu") -> Model:
     device = torch.device(device)
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {})["genlib"])
+            metadata = _Metadata.model_validate_json((file.metadata() or {})["genlib"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        objective = objectives.get(_known(metadata["settings"]["model"]))
-        settings = objective.Settings.model_validate(metadata["settings"])
-        channels, height, width = metadata["shape"]
+        objective = objectives.get(_known(metadata.settings.get("model"), objectives.names()))
+        settings = objective.Settings.model_validate(metadata.settings)
+        _known(settings.net, nets.names())
+        channels, height, width = metadata.shape
         networks = objective.build(settings, (channels, height, width))
         averaged = None
         if any(name.startswith(f"{_AVERAGED}.") for name in tensors):
@@ -95,14 +106,14 @@ def load(path: Path, device: torch.device | str = "cpu") -> Model:
             network.to(device).eval()
     except FileNotFoundError as error:
         raise GenlibError(f"{path}: no such model file; train it with dvc repro") from error
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError, GenlibError) as error:
         reason = " ".join(str(error).split())[:200]
         raise GenlibError(f"{path}: not a model file of genlib ({reason}); train it again with dvc repro") from error
-    run, seed = str(metadata["run"]), int(metadata["seed"])
-    return Model(run, seed, settings, (channels, height, width), objective, networks, averaged, device)
+    shape = (channels, height, width)
+    return Model(metadata.run, metadata.seed, settings, shape, objective, networks, averaged, device)
 
 
-def _known(model: Any) -> str:
-    if model not in objectives.names():
-        raise ValueError(f"model {model!r} is not one of {', '.join(objectives.names())}")
-    return str(model)
+def _known(name: Any, names: tuple[str, ...]) -> str:
+    if name not in names:
+        raise ValueError(f"{name!r} is not one of {', '.join(names)}")
+    return str(name)

@@ -6,7 +6,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
@@ -18,12 +18,14 @@ from genlib.settings import (
     EvaluateSettings,
     FeatureSettings,
     LaneSettings,
+    Name,
     ProgressSettings,
     RunSettings,
     SampleSettings,
 )
 
 _SECTIONS = {"seed", "data", "features", "progress", "sample", "evaluate", "lanes", "runs"}
+_NAME = TypeAdapter(Name)
 _Settings = TypeVar("_Settings", bound=BaseModel)
 
 
@@ -82,7 +84,7 @@ def parse(raw: Mapping[str, Any]) -> Params:
         sample=_check(SampleSettings, raw["sample"], "sample"),
         evaluate=_check(EvaluateSettings, raw["evaluate"], "evaluate"),
         lanes=_each(LaneSettings, raw, "lanes"),
-        runs={str(name): _run(raw, str(name), line) for name, line in _mapping(raw["runs"], "runs").items()},
+        runs={name: _run(raw, name, line) for name, line in _named(raw, "runs").items()},
     )
     for name in params.features:
         _refer(params.data, "data", name, f"features.{name}")
@@ -98,7 +100,9 @@ def _read(path: Path) -> Mapping[str, Any]:
         raw = YAML(typ="safe").load(path)
     except FileNotFoundError as error:
         raise GenlibError(f"{path}: no such file; run this from the folder that holds params.yaml") from error
-    except (YAMLError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise GenlibError(f"{path}: cannot be read ({error.strerror}); mend that and run again") from error
+    except (YAMLError, ValueError, LookupError, RecursionError) as error:  # the last three: odd scalars, deep nesting
         raise GenlibError(f"{path}: not valid YAML: {' '.join(str(error).split())}; mend that line") from error
     return _mapping(raw, str(path))
 
@@ -117,8 +121,20 @@ def _run(raw: Mapping[str, Any], name: str, line: Any) -> RunSettings:
 
 
 def _each(kind: type[_Settings], raw: Mapping[str, Any], section: str) -> dict[str, _Settings]:
+    return {name: _check(kind, entry, f"{section}.{name}") for name, entry in _named(raw, section).items()}
+
+
+def _named(raw: Mapping[str, Any], section: str) -> Mapping[str, Any]:
+    """The entries of a section whose names become names of stages and folders."""
     entries = _mapping(raw[section], section)
-    return {str(name): _check(kind, entry, f"{section}.{name}") for name, entry in entries.items()}
+    for name in entries:
+        try:
+            _NAME.validate_python(name)
+        except ValidationError as error:
+            raise GenlibError(
+                f"params.yaml: {section}: {name!r} is no name; use a-z, 0-9, - and _, up to 64, a letter or digit first"
+            ) from error
+    return entries
 
 
 def _check(kind: type[_Settings], raw: Any, where: str, origin: Mapping[str, str] | None = None) -> _Settings:

@@ -7,8 +7,7 @@ import numpy as np
 import typer
 
 from genlib import device, evaluation, features, models, params, tracking
-from genlib.data.arrays import open_card, open_split
-from genlib.errors import GenlibError
+from genlib.data.arrays import open_array, open_card, open_split
 from genlib.files import digest, write_json
 from stages.command import run
 
@@ -26,17 +25,14 @@ def main(
     on = device.choose()
     trained, measuring = models.load(model, on), features.load(network, on)
     train, test, card = open_split(data, "train"), open_split(data, "test"), open_card(data)
-    try:
-        images = np.load(samples, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise GenlibError(f"{samples}: cannot be read ({error}); run dvc repro sample@{trained.run}") from error
+    images = open_array(samples, f"sample@{trained.run}", np.uint8, 4)
     numbers, details = evaluation.of_samples(images, train, test, measuring, settings.covered_share)
     numbers |= evaluation.of_reconstructions(trained, train, test)
     everything = {
         "run": trained.run,
         "metrics": numbers,
         **details,
-        "dataset": {"name": card["dataset"], "counts": card["counts"], "origin": card["origin"]},
+        "dataset": card,
     }
     write_json(out, everything)
     write_json(metrics, numbers)

@@ -15,13 +15,12 @@ def main(
     lane: Annotated[str, typer.Argument(help="A lane of params.yaml, such as demo.")],
     runs: Annotated[Path, typer.Option(help="Folder of the lane's runs.")],
     metrics: Annotated[Path, typer.Option(help="Folder of the lane's metrics.")],
-    processed: Annotated[Path, typer.Option(help="Folder of the processed datasets.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
 ) -> None:
     """Write a lane's page: data, architectures, results and where they come from, in one file."""
     settings = params.load()
     members = settings.lane(lane)
-    page = build(lane, settings.lanes[lane].title, members, Folders(runs, metrics, processed))
+    page = build(lane, settings.lanes[lane].title, members, Folders(runs, metrics))
     with staged_folder(out) as folder:
         (folder / "index.html").write_text(page, encoding="utf-8")
     print(f"{lane}: {len(members)} runs in {out / 'index.html'}; open it in a browser")

@@ -22,10 +22,10 @@ def main(
     """Draw images for evaluation and every picture of a trained model."""
     settings = params.load().sample
     trained = models.load(model, device.choose())
-    heldout, classes = open_split(data, "val"), open_card(data)["classes"]
+    train, heldout, classes = open_split(data, "train"), open_split(data, "val"), open_card(data)["classes"]
     images = trained.sample(settings.images, trained.seed).numpy()
     with staged_folder(figures) as folder:
-        gallery.draw(trained, images, log, heldout, classes, settings, folder)
+        gallery.draw(trained, images, log, train, heldout, classes, settings, folder)
         count = len(list(folder.iterdir()))
     with staged_file(samples) as partial, partial.open("wb") as file:
         np.save(file, images)

@@ -34,7 +34,7 @@ _RUN = {
 _OWN: dict[str, dict[str, Any]] = {
     "ae": {"output": "sigmoid", "noise": 0.0},
     "vae": {"output": "sigmoid", "beta": 1.0},
-    "gan": {"dropout": 0.3, "leaky_slope": 0.3, "real_label": 1.0, "beta1": 0.5},
+    "gan": {"discriminator_width": 2, "dropout": 0.3, "leaky_slope": 0.3, "real_label": 1.0, "beta1": 0.5},
 }
 
 

@@ -94,19 +94,19 @@ def write_run(folders: Folders, run: str, model: str, metrics: dict[str, float])
     yardstick = {"features": "classifier trained on toy", "classifier_test_accuracy": 0.992, "samples": 600}
     yardstick |= {"reference": "test split, 300 images", "floor": "300 others", "dimensions": 64}
     shares = {"cat": 0.954, "dog": 0.046}
-    write_json(folders.runs / run / "evaluation.json", {"measured_with": yardstick, "class_shares": shares, "kl": 0.5})
+    everything = {"measured_with": yardstick, "class_shares": shares, "kl": 0.5, "dataset": dataset_card("toy")}
+    write_json(folders.runs / run / "evaluation.json", everything)
     write_json(folders.metrics / f"{run}.json", metrics)
-    pictures(folders.runs / run / "figures", FIGURES[model])
+    pictures(folders.runs / run / "figures", ("data.png", *FIGURES[model]))
 
 
-def write_dataset(folders: Folders, name: str) -> None:
+def dataset_card(name: str) -> dict[str, Any]:
     file = {"name": "train.gz", "bytes": 9912422, "sha256": "ab" * 32, "source": "mirror", "verified": "content"}
     card: dict[str, Any] = {"dataset": name, "origin": {"dataset": name, "files": [file]}, "image_size": 8}
     card |= {"channels": 1, "classes": ["cat", "dog"], "counts": {"train": 600, "val": 100, "test": 300}}
     card |= {"class_counts": {"train": [310, 290], "val": [51, 49], "test": [150, 150]}, "mean": [0.13], "std": [0.3]}
     card |= {"crop": None, "resize": None, "split_rule": "the last 100", "sha256": {}}
-    write_json(folders.processed / name / "card.json", card)
-    pictures(folders.processed / name, ("sample.png",))
+    return card
 
 
 def settings(dataset: str, model: str) -> RunSettings:
@@ -127,13 +127,12 @@ RUNS = {
 
 
 def folders_in(root: Path) -> Folders:
-    return Folders(root / "runs" / "demo", root / "metrics" / "demo", root / "processed")
+    return Folders(root / "runs" / "demo", root / "metrics" / "demo")
 
 
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("written")
-    write_dataset(folders_in(root), "toy")
     for run, numbers in RUNS.items():
         write_run(folders_in(root), run, run.removeprefix("toy-"), numbers)
     return root
@@ -254,8 +253,7 @@ def test_lane_without_autoencoder_has_no_such_comparison(lane: Lane) -> None:
         ("runs/demo/toy-ae/evaluation.json", "evaluate@toy-ae"),
         ("metrics/demo/toy-gan.json", "evaluate@toy-gan"),
         ("runs/demo/toy-ae/figures/samples.png", "sample@toy-ae"),
-        ("processed/toy/card.json", "preprocess@toy"),
-        ("processed/toy/sample.png", "preprocess@toy"),
+        ("runs/demo/toy-ae/figures/data.png", "sample@toy-ae"),
     ],
 )
 def test_missing_file_is_named_with_its_stage(lane: Lane, tmp_path: Path, missing: str, stage: str) -> None:
@@ -272,7 +270,7 @@ def test_missing_file_is_named_with_its_stage(lane: Lane, tmp_path: Path, missin
     [
         ("metrics/demo/toy-gan.json", '{"fid": "low"}', "'low' is not a number"),
         ("metrics/demo/toy-gan.json", "[1]", "not a mapping"),
-        ("processed/toy/card.json", '{"dataset": "toy"}', "origin"),
+        ("runs/demo/toy-ae/evaluation.json", '{"dataset": {"dataset": "toy"}}', "origin"),
         ("runs/demo/toy-ae/training/provenance.json", "{", "not valid JSON"),
         ("runs/demo/toy-ae/training/history.csv", "epoch,images\n", "no row"),
         ("runs/demo/toy-ae/training/history.csv", "epoch,images\n1,many\n", "not all numbers"),

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -22,26 +23,37 @@ class Split:
     labels: Labels
 
 
+def open_array(path: Path, stage: str, dtype: type[np.generic], dimensions: int) -> NDArray[Any]:
+    """A .npy file, memory-mapped read-only. GenlibError if it is missing or damaged, or of another type or number of
+    dimensions; it names `stage`, which writes it.
+    """
+    remedy = f"delete it and run dvc repro {stage}"
+    try:
+        array = np.lib.format.open_memmap(path, mode="r")
+    except FileNotFoundError as error:
+        raise GenlibError(f"{path}: no such file; run dvc repro {stage}") from error
+    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
+        raise GenlibError(f"{path}: not a numpy array ({error}); {remedy}") from error
+    if array.dtype != dtype or array.ndim != dimensions:
+        raise GenlibError(f"{path}: {array.dtype} {array.shape} is not what the stage writes; {remedy}")
+    return array
+
+
 def open_split(folder: Path, split: str) -> Split:
     """A split of the processed form, memory-mapped read-only; GenlibError if it is not there or not as it should be."""
-    arrays = []
-    for name, dtype, dimensions in ((f"{split}.npy", np.uint8, 4), (f"{split}_labels.npy", np.int64, 1)):
-        path = folder / name
-        try:
-            array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except FileNotFoundError as error:
-            raise GenlibError(f"{path}: no such file; run dvc repro preprocess@{folder.name}") from error
-        except ValueError as error:
-            raise GenlibError(f"{path}: not a numpy array ({error}); delete it and run dvc repro") from error
-        if array.dtype != dtype or array.ndim != dimensions:
-            raise GenlibError(f"{path}: {array.dtype} {array.shape} is not what preprocess writes; run dvc repro")
-        arrays.append(array)
-    if len(arrays[0]) != len(arrays[1]):
-        raise GenlibError(f"{folder / split}.npy: {len(arrays[0])} images, {len(arrays[1])} labels; run dvc repro")
-    return Split(arrays[0], arrays[1])
+    stage = f"preprocess@{folder.name}"
+    images = open_array(folder / f"{split}.npy", stage, np.uint8, 4)
+    labels = open_array(folder / f"{split}_labels.npy", stage, np.int64, 1)
+    if len(images) != len(labels):
+        raise GenlibError(f"{folder / split}.npy: {len(images)} images, {len(labels)} labels; run dvc repro {stage}")
+    return Split(images, labels)
 
 
 def open_card(folder: Path) -> dict[str, Any]:
-    """The card of a processed dataset."""
-    card: dict[str, Any] = read_json(folder / "card.json")
+    """The card of a processed dataset; GenlibError if it is missing or not one."""
+    path = folder / "card.json"
+    card = read_json(path)
+    needed = {"dataset", "origin", "image_size", "channels", "classes", "counts", "sha256"}
+    if not isinstance(card, dict) or not needed <= card.keys():
+        raise GenlibError(f"{path}: not the card of a dataset; delete it and run dvc repro preprocess@{folder.name}")
     return card

@@ -11,11 +11,9 @@ from PIL import Image
 from genlib.data.arrays import Images, Split
 from genlib.data.idx import read_idx
 from genlib.errors import GenlibError
-from genlib.figures.grids import grid, save_png
 from genlib.files import digest, read_json, staged_folder, write_json
 from genlib.settings import DatasetSettings
 
-_SAMPLE_IMAGES = 64
 _CHUNK = 4096
 
 
@@ -53,7 +51,6 @@ def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) ->
             np.save(folder / f"{name}.npy", _resized(split.images, settings.image_size))
             np.save(folder / f"{name}_labels.npy", split.labels)
         train = np.load(folder / "train.npy", mmap_mode="r", allow_pickle=False)
-        save_png(grid(train[:_SAMPLE_IMAGES], columns=16), folder / "sample.png")
         mean, deviation = _channel_statistics(train)
         card = {
             "dataset": dataset,

@@ -10,19 +10,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from genlib.errors import GenlibError
 from genlib.presentation import catalogue, text
 from genlib.presentation.pictures import Picture, embed
-from genlib.presentation.results import Card, MeasuredWith, RunResults, read_card, read_run, require
+from genlib.presentation.results import Card, MeasuredWith, RunResults, read_run, require
 from genlib.settings import RunSettings
 
+_DATA = "data.png"
 _SAID_ELSEWHERE = {"lane", "dataset", "model", "run", "metrics", "class_shares"}
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the stages' outputs lie: runs/<lane>, metrics/<lane> and data/processed."""
+    """Where the stages' outputs lie: runs/<lane> and metrics/<lane>."""
 
     runs: Path
     metrics: Path
-    processed: Path
 
 
 @dataclass(frozen=True)
@@ -118,16 +118,15 @@ def _environment() -> Environment:
 
 
 def _dataset(name: str, runs: Mapping[str, RunSettings], folders: Folders) -> DatasetView:
-    folder = folders.processed / name
-    card = read_card(folder)
     results = {run: read_run(run, folders.runs / run, folders.metrics / f"{run}.json") for run in runs}
     first = {settings.model: run for run, settings in reversed(list(runs.items()))}
+    shown = next(iter(runs))
     return DatasetView(
         name=name,
-        card=card,
+        card=results[shown].evaluation.dataset,
         sample=embed(
-            require(folder / "sample.png", f"preprocess@{name}"),
-            catalogue.FIGURES["data.png"],
+            require(folders.runs / shown / "figures" / _DATA, f"sample@{shown}"),
+            catalogue.FIGURES[_DATA],
             f"of the dataset {name}",
         ),
         runs=[_run(run, settings, results[run]) for run, settings in runs.items()],
@@ -139,7 +138,7 @@ def _dataset(name: str, runs: Mapping[str, RunSettings], folders: Folders) -> Da
 
 
 def _run(run: str, settings: RunSettings, results: RunResults) -> RunView:
-    known = [name for name in catalogue.FIGURES if name in results.figures]
+    known = [name for name in catalogue.FIGURES if name in results.figures and name != _DATA]
     unknown = [name for name in results.figures if name not in catalogue.FIGURES]
     return RunView(
         name=run,

@@ -35,7 +35,7 @@ class Origin(_Record):
 
 
 class Card(_Record):
-    """What a processed dataset is (`data/processed/<dataset>/card.json`); mean and std of pixels in 0..1."""
+    """What a processed dataset is: its card, as `evaluation.json` quotes it; mean and std of pixels in 0..1."""
 
     dataset: str
     origin: Origin
@@ -106,6 +106,7 @@ class Evaluation(_Record):
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
+    dataset: Card
     measured_with: MeasuredWith
     class_shares: dict[str, float] = {}
 
@@ -124,11 +125,6 @@ class RunResults:
 
 
 _Kind = TypeVar("_Kind", bound=_Record)
-
-
-def read_card(folder: Path) -> Card:
-    """The card of the processed dataset in `folder`. Raises GenlibError if it is missing or not a card."""
-    return _record(Card, folder / "card.json", f"preprocess@{folder.name}")
 
 
 def read_run(run: str, folder: Path, metrics: Path) -> RunResults:

@@ -1,0 +1,406 @@
+"""Each stage as a command: what it writes, what it says about a mistake, what it does not import."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from ruamel.yaml import YAML
+
+from genlib.errors import GenlibError
+from stages import download, evaluate, features, preprocess, present, sample, train
+from stages.command import run
+
+ROOT = Path(__file__).resolve().parent.parent
+STAGES: dict[str, Callable[..., None]] = {
+    "download": download.main,
+    "preprocess": preprocess.main,
+    "features": features.main,
+    "train": train.main,
+    "sample": sample.main,
+    "evaluate": evaluate.main,
+    "present": present.main,
+}
+RUNS: dict[str, dict[str, Any]] = {
+    "t-ae": {"model": "ae"},
+    "t-dae": {"model": "ae", "noise": 0.5},
+    "t-vae": {"model": "vae", "latent_dim": 2},
+    "t-gan": {"model": "gan"},
+}
+DATA, NETWORK = Path("data/processed/digits"), Path("data/features/digits/model.safetensors")
+SAMPLES, TESTS = 100, 60
+
+# Runs a stage as `python -m` does, then prints which of the heavy packages it imported.
+AS_MODULE = """
+import atexit, runpy, sys
+name = sys.argv.pop(1)
+heavy = {"torch", "torchvision", "mlflow", "matplotlib"}
+atexit.register(lambda: print("imported", sorted(heavy & set(sys.modules))))
+runpy.run_module(name, run_name="__main__", alter_sys=True)
+"""
+
+
+def tiny() -> dict[str, Any]:
+    """params.yaml with next to nothing to do."""
+    raw: dict[str, Any] = YAML(typ="safe").load(ROOT / "params.yaml")
+    raw["data"] = {"digits": raw["data"]["digits"]}
+    raw["data"]["digits"] |= {"validation_images": 40}
+    raw["data"]["digits"]["source"] |= {"train_images": 300, "test_images": TESTS}
+    raw["features"] = {"digits": {"epochs": 1, "batch_size": 50, "lr": 2e-3, "width": 2, "shift": 1}}
+    raw["progress"] = {"frames": 3, "images": 9, "codes": 30, "rows_per_epoch": 2}
+    for model in ("ae", "vae", "gan"):
+        raw[model] |= {"width": 2, "epochs": 1, "batch_size": 50, "latent_dim": 5}
+    raw["gan"]["discriminator_width"] = 2
+    raw["sample"] |= {"images": SAMPLES, "grid": 16, "interpolations": 2, "manifold": 3}
+    raw["sample"] |= {"gradient_draws": 3, "gradient_images": 8}
+    shared = {"lane": "demo", "dataset": "digits", "features": "digits", "net": "deck28"}
+    raw["runs"] = {name: shared | own for name, own in RUNS.items()}
+    return raw
+
+
+def write_params(raw: dict[str, Any]) -> None:
+    with Path("params.yaml").open("w") as file:
+        YAML(typ="safe").dump(raw, file)
+
+
+def command(stage: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    """The stage in a process of its own."""
+    return subprocess.run(
+        [sys.executable, "-c", AS_MODULE, f"stages.{stage}", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+
+
+def succeeded(stage: str, *arguments: object) -> str:
+    """What a stage printed; the last line says what it imported."""
+    done = command(stage, *arguments)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+def folder(name: str) -> Path:
+    return Path("runs/demo") / name
+
+
+def train_arguments(name: str) -> dict[str, Any]:
+    return {"data": DATA, "model": folder(name) / "model.safetensors", "log": folder(name) / "training"}
+
+
+def sample_arguments(name: str) -> dict[str, Any]:
+    return {
+        "model": folder(name) / "model.safetensors",
+        "log": folder(name) / "training",
+        "data": DATA,
+        "samples": folder(name) / "samples.npy",
+        "figures": folder(name) / "figures",
+    }
+
+
+def evaluate_arguments(name: str) -> dict[str, Any]:
+    return {
+        "model": folder(name) / "model.safetensors",
+        "samples": folder(name) / "samples.npy",
+        "data": DATA,
+        "network": NETWORK,
+        "out": folder(name) / "evaluation.json",
+        "metrics": Path("metrics/demo") / f"{name}.json",
+    }
+
+
+def options(arguments: dict[str, Any], positional: str = "") -> list[str]:
+    """The same arguments for the command line."""
+    words = [str(arguments[positional])] if positional else []
+    return words + [w for key, value in arguments.items() if key != positional for w in (f"--{key}", str(value))]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A folder in which all stages have run on tiny settings, the VAE's as commands; what those printed."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(tmp_path_factory.mktemp("project"))
+        patch.setenv("GENLIB_TRACKING", "off")
+        patch.setenv("GENLIB_DEVICE", "cpu")
+        write_params(tiny())
+        said = {
+            "download": succeeded("download", "digits", "--out", "data/raw/digits"),
+            "preprocess": succeeded("preprocess", "digits", "--raw", "data/raw/digits", "--out", DATA),
+        }
+        features.main("digits", DATA, NETWORK, NETWORK.with_name("metrics.json"))
+        for name in RUNS:
+            if name == "t-vae":
+                said["train"] = succeeded("train", name, *options(train_arguments(name)))
+                said["sample"] = succeeded("sample", *options(sample_arguments(name), "model"))
+                said["evaluate"] = succeeded("evaluate", *options(evaluate_arguments(name), "model"))
+            else:
+                train.main(name, **train_arguments(name), work=Path(".work"))
+                sample.main(**sample_arguments(name))
+                evaluate.main(**evaluate_arguments(name))
+        page = {"runs": "runs/demo", "metrics": "metrics/demo"}
+        said["present"] = succeeded("present", "demo", *options(page | {"out": "presentation/demo"}))
+        yield said
+
+
+def picture_is_not_blank(path: Path) -> None:
+    with Image.open(path) as picture:
+        last = getattr(picture, "n_frames", 1) - 1
+        for frame in {0, last}:
+            picture.seek(frame)
+            assert len(set(picture.convert("L").tobytes())) > 1, f"{path}, frame {frame}"
+        assert (last > 0) == (path.suffix == ".gif")
+
+
+@pytest.mark.parametrize("stage", ["download", "preprocess", "present"])
+def test_stages_without_networks_import_none(stage: str, project: dict[str, str]) -> None:
+    *said, imported = project[stage].splitlines()
+    assert len(said) == (0 if stage == "download" else 1)
+    assert [name for name in ("torch", "torchvision", "mlflow") if f"'{name}'" in imported] == []
+
+
+@pytest.mark.parametrize("stage", ["train", "sample", "evaluate"])
+def test_without_tracking_mlflow_is_not_imported(stage: str, project: dict[str, str]) -> None:
+    imported = project[stage].splitlines()[-1]
+    assert "'torch'" in imported
+    assert "mlflow" not in imported
+    assert "torchvision" not in imported
+    assert not list(Path().rglob("mlflow.db"))
+
+
+def test_nothing_half_written_is_left(project: dict[str, str]) -> None:
+    assert not list(Path().rglob("*.partial"))
+    assert not list(Path(".work").rglob("*.pt"))
+
+
+def test_download_and_preprocess(project: dict[str, str]) -> None:
+    origin = json.loads(Path("data/raw/digits/origin.json").read_text())
+    assert {record["source"] for record in origin["files"]} == {"drawn"}
+    assert len(origin["files"]) == 4
+    card = json.loads((DATA / "card.json").read_text())
+    assert card["counts"] == {"train": 260, "val": 40, "test": TESTS}
+    assert "260 train, 40 val, 60 test" in project["preprocess"]
+
+
+def test_features(project: dict[str, str]) -> None:
+    metrics = json.loads(NETWORK.with_name("metrics.json").read_text())
+    assert list(metrics) == ["val_accuracy"]
+    assert 0 <= metrics["val_accuracy"] <= 1
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_train(name: str, project: dict[str, str]) -> None:
+    log = folder(name) / "training"
+    assert {path.name for path in log.iterdir()} == {
+        "settings.json",
+        "architecture.json",
+        "history.csv",
+        "steps.csv",
+        "progress.safetensors",
+        "provenance.json",
+    }
+    networks = json.loads((log / "architecture.json").read_text())["networks"]
+    kinds = ["generator", "discriminator"] if name == "t-gan" else ["encoder", "decoder"]
+    assert [network["name"] for network in networks] == kinds
+    settings = json.loads((log / "settings.json").read_text())
+    assert settings["latent_dim"] == (2 if name == "t-vae" else 5)
+    assert settings["seed"] == 0
+    provenance = json.loads((log / "provenance.json").read_text())
+    assert provenance["device"] == "cpu"
+    assert provenance["seconds"] >= 0
+
+
+def test_train_says_how_it_goes(project: dict[str, str]) -> None:
+    lines = project["train"].splitlines()
+    assert lines[0].startswith("t-vae: vae on 260 digits images, 1 epochs, cpu")
+    assert lines[1].startswith("t-vae: epoch 1/1")
+    assert "val_total" in lines[1]
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_sample(name: str, project: dict[str, str]) -> None:
+    samples = np.load(folder(name) / "samples.npy", allow_pickle=False)
+    assert (samples.dtype, samples.shape) == (np.uint8, (SAMPLES, 1, 28, 28))
+    assert len(np.unique(samples.reshape(SAMPLES, -1), axis=0)) > SAMPLES // 2
+    figures = {path.name for path in (folder(name) / "figures").iterdir()}
+    expected = {"data.png", "samples.png", "curves.png", "progress.gif", "interpolations.png"}
+    expected |= {
+        "t-ae": {"reconstructions.png"},
+        "t-dae": {"denoising.png"},
+        "t-vae": {"reconstructions.png", "codes.png", "codes.gif", "manifold.png"}
+        | {"gradient_variance.png", "gradient_variance.json"},
+        "t-gan": {"samples_last.png"},
+    }[name]
+    assert figures == expected
+    for figure in figures:
+        if not figure.endswith(".json"):
+            picture_is_not_blank(folder(name) / "figures" / figure)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_evaluate(name: str, project: dict[str, str]) -> None:
+    metrics = json.loads((Path("metrics/demo") / f"{name}.json").read_text())
+    assert len(metrics) <= 12
+    assert all(isinstance(value, int | float) and math.isfinite(value) for value in metrics.values())
+    assert metrics["fid"] > 0
+    assert 0 <= metrics["fid_floor"] < metrics["fid"]
+    of_model = {
+        "t-ae": {"recon_mse", "recon_psnr", "pca_mse"},
+        "t-dae": {"noisy_psnr", "restored_psnr", "restored_mse"},
+        "t-vae": {"recon_mse", "recon_psnr", "pca_mse", "kl", "elbo"},
+        "t-gan": set(),
+    }[name]
+    of_samples = {"fid", "fid_floor", "classes_covered", "min_class_share", "class_entropy", "confidence"}
+    assert set(metrics) == of_samples | of_model
+
+    everything = json.loads((folder(name) / "evaluation.json").read_text())
+    assert everything["run"] == name
+    assert everything["metrics"] == metrics
+    assert sum(everything["class_shares"].values()) == pytest.approx(1, abs=1e-4)
+    assert list(everything["class_shares"]) == list("0123456789")
+    assert everything["measured_with"]["samples"] == SAMPLES
+    assert str(TESTS) in everything["measured_with"]["reference"]
+    assert everything["dataset"]["dataset"] == "digits"
+    assert everything["dataset"]["counts"]["test"] == TESTS
+    assert everything["dataset"]["origin"]["files"]
+
+
+def test_present(project: dict[str, str]) -> None:
+    page = Path("presentation/demo/index.html").read_text()
+    assert all(name in page for name in RUNS)
+    assert project["present"].splitlines()[0].startswith("demo: 4 runs in presentation/demo/index.html")
+
+
+def test_a_stage_gives_the_same_bytes_again(project: dict[str, str], tmp_path: Path) -> None:
+    train.main("t-gan", DATA, tmp_path / "model", tmp_path / "log", tmp_path / "work")
+    assert (tmp_path / "model").read_bytes() == (folder("t-gan") / "model.safetensors").read_bytes()
+    sample.main(**sample_arguments("t-gan") | {"samples": tmp_path / "s.npy", "figures": tmp_path / "figures"})
+    assert (tmp_path / "s.npy").read_bytes() == (folder("t-gan") / "samples.npy").read_bytes()
+    for figure in (folder("t-gan") / "figures").iterdir():
+        assert (tmp_path / "figures" / figure.name).read_bytes() == figure.read_bytes()
+
+
+@pytest.mark.parametrize("missing", ["samples", "network", "data"])
+def test_evaluate_names_what_is_missing_or_damaged(missing: str, project: dict[str, str], tmp_path: Path) -> None:
+    arguments = evaluate_arguments("t-gan") | {"out": tmp_path / "out", "metrics": tmp_path / "metrics"}
+    with pytest.raises(GenlibError, match=r"nowhere.*dvc repro"):
+        evaluate.main(**arguments | {missing: tmp_path / "nowhere"})
+    (tmp_path / "damaged").write_bytes(b"")
+    if missing != "data":
+        with pytest.raises(GenlibError, match=r"damaged.*dvc repro"):
+            evaluate.main(**arguments | {missing: tmp_path / "damaged"})
+    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "metrics").exists()
+
+
+def test_few_validation_images_are_enough_for_pictures(project: dict[str, str], tmp_path: Path) -> None:
+    """15 images for 8 interpolations."""
+    raw = tiny()
+    raw["sample"]["interpolations"] = 8
+    with pytest.MonkeyPatch.context() as patch:
+        data = tmp_path / DATA
+        data.mkdir(parents=True)
+        for path in DATA.iterdir():
+            (data / path.name).write_bytes(path.read_bytes())
+        for name in ("val.npy", "val_labels.npy"):
+            np.save(data / name, np.load(DATA / name)[:15])
+        arguments = {key: Path.cwd() / value for key, value in sample_arguments("t-ae").items()}
+        patch.chdir(tmp_path)
+        write_params(raw)
+        written = {"samples": Path("s.npy"), "figures": Path("figures")}
+        sample.main(**arguments | {"data": DATA} | written)
+    assert (tmp_path / "figures" / "interpolations.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("stage", "words"),
+    [
+        ("train", ["nope", *options(train_arguments("nope"))]),
+        ("download", ["nope", "--out", "data/raw/nope"]),
+        ("preprocess", ["nope", "--raw", "data/raw/digits", "--out", "data/processed/nope"]),
+        ("features", ["nope", "--data", DATA, "--model", "m", "--metrics", "n"]),
+        ("sample", options(sample_arguments("nope"), "model")),
+        ("evaluate", options(evaluate_arguments("nope"), "model")),
+        ("present", ["nope", *options({"runs": "r", "metrics": "m", "out": "o"})]),
+    ],
+)
+def test_what_is_not_there_is_one_line_and_exit_code_1(
+    stage: str,
+    words: list[Any],
+    project: dict[str, str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = sorted(Path().rglob("*"))
+    if stage in ("train", "present"):  # two in a process of their own, to see the code
+        done = command(stage, *words)
+        code, errors = done.returncode, done.stderr
+        assert code == 1
+    else:
+        monkeypatch.setattr(sys, "argv", [stage, *map(str, words)])
+        with pytest.raises(SystemExit) as caught:
+            run(STAGES[stage])
+        errors = f"{caught.value.code}\n{capsys.readouterr().err}"
+    [line] = errors.strip().splitlines()
+    assert line.startswith("error: ")
+    assert "nope" in line
+    assert sorted(Path().rglob("*")) == before
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_help(stage: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [stage, "--help"])
+    with pytest.raises(SystemExit) as caught:
+        run(STAGES[stage])
+    assert caught.value.code == 0
+    said = capsys.readouterr().out
+    assert (STAGES[stage].__doc__ or "?").split()[0] in said
+    assert "--help" in said
+
+
+def test_a_command_line_that_is_wrong_is_exit_code_2(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["present", "--surprise"])
+    with pytest.raises(SystemExit) as caught:
+        run(present.main)
+    assert caught.value.code == 2
+
+
+def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def stage() -> None:
+        """Stops."""
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(SystemExit) as caught:
+        run(stage)
+    assert caught.value.code == 130
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_any_other_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    def stage() -> None:
+        """Fails."""
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(sys, "argv", ["stage"])
+    with pytest.raises(ZeroDivisionError):
+        run(stage)
+
+
+@pytest.mark.parametrize("variable", ["GENLIB_DEVICE", "GENLIB_THREADS"])
+@pytest.mark.parametrize("value", ["", "gpu", "-1", "meta", "cuda:99", "0"])
+def test_a_machine_that_is_not_there(
+    variable: str, value: str, project: dict[str, str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(GenlibError, match=f"{variable}={value!r}") as caught:
+        train.main("t-ae", DATA, tmp_path / "model", tmp_path / "log", tmp_path / "work")
+    assert "\n" not in str(caught.value)
+    assert not list(tmp_path.iterdir())

@@ -1,0 +1,581 @@
+"""The training loop: what it computes, that equal runs are equal, that a stopped run goes on as if it had not been."""
+
+import csv
+import pickle
+import random
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from safetensors.torch import load_file
+from torch import nn
+from torch.nn import functional as F
+
+from genlib import checkpoint, history, models, objectives, rng, training
+from genlib.averaging import average_into
+from genlib.checkpoint import Keeper
+from genlib.data import batches
+from genlib.errors import GenlibError
+from genlib.settings import ProgressSettings, RunSettings
+
+ROOT = Path(__file__).resolve().parent.parent
+CPU = torch.device("cpu")
+SHAPE = (1, 28, 28)
+IDENTITY = {"test": 1}
+
+Small = Callable[..., RunSettings]
+Bars = Callable[[int], NDArray[np.uint8]]
+Kinds = dict[str, dict[str, Any]]
+
+# What has state of its own between epochs: noise, 2-D codes, averages, batch norm, dropout, two optimizers.
+KINDS: Kinds = {
+    "ae": {"noise": 0.3},
+    "vae": {"latent_dim": 2},
+    "gan": {"dropout": 0.4, "ema_halflife_images": 15.0},
+}
+PROGRESS = ProgressSettings(frames=4, images=5, codes=7, rows_per_epoch=2)
+COUNT, HELD_OUT = 34, 11  # with batches of 10: 3 steps an epoch, 4 images left out
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def advance(
+    state: training.Training, bars: Bars, keeper: Keeper | None = None, epochs: int | None = None
+) -> list[training.Epoch]:
+    """Train, to the end or for some epochs."""
+    images = bars(COUNT + HELD_OUT)
+    going = training.run(state, images[:COUNT], images[COUNT:], PROGRESS, keeper)
+    return [epoch for _, epoch in zip(range(epochs or 1000), going, strict=False)]
+
+
+def outputs(state: training.Training, folder: Path) -> dict[str, bytes]:
+    """All the bytes that the train stage writes, provenance aside."""
+    models.save(folder / "model", "r", state.seed, state.settings, SHAPE, state.networks, state.averaged)
+    history.write(folder / "log", state, SHAPE, {})
+    return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def trained(settings: RunSettings, bars: Bars, folder: Path, seed: int = 0) -> dict[str, bytes]:
+    state = training.start(settings, seed, SHAPE, CPU)
+    advance(state, bars)
+    return outputs(state, folder)
+
+
+def rows(content: bytes) -> list[dict[str, str]]:
+    return list(csv.DictReader(content.decode().splitlines()))
+
+
+# What is computed.
+
+
+@pytest.mark.parametrize("model", ["ae", "vae"])
+def test_losses_fall_on_an_easy_set(model: str, small: Small, bars: Bars) -> None:
+    state = training.start(small(model, epochs=20, lr=3e-3, latent_dim=8, width=4), 0, SHAPE, CPU)
+    epochs = advance(state, bars)
+    for name in ("train_generation", "val_generation"):
+        assert epochs[-1].row[name] < 0.5 * epochs[0].row[name]
+
+
+def test_a_gan_moves_and_its_discriminator_learns(small: Small, bars: Bars) -> None:
+    state = training.start(small("gan", epochs=12, lr=2e-3, width=4, discriminator_width=4), 0, SHAPE, CPU)
+    epochs = advance(state, bars)
+    assert epochs[-1].row["train_discriminator"] < epochs[0].row["train_discriminator"]
+    assert epochs[-1].row["train_d_real"] > epochs[-1].row["train_d_fake"]
+
+
+def test_an_epoch_is_what_a_plain_loop_does(small: Small, bars: Bars) -> None:
+    """Weights and curves of an autoencoder against a loop written here; only the order is taken from genlib."""
+    settings = small("ae", epochs=2)
+    state = training.start(settings, 3, SHAPE, CPU)
+    with rng.default_generators(3, "weights"):
+        networks = objectives.get("ae").build(settings, SHAPE)
+    encoder, decoder = networks["encoder"], networks["decoder"]
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], lr=settings.lr)
+    images = torch.from_numpy(bars(COUNT + HELD_OUT)).float() / 255
+    train, val = images[:COUNT], images[COUNT:]
+    expected_rows: list[tuple[float, ...]] = []
+    means: list[tuple[float, ...]] = []
+    for epoch in (1, 2):
+        order = torch.randperm(COUNT, generator=rng.generator(3, "order", epoch))
+        losses = []
+        for batch in order.split(10)[:3]:
+            loss = F.mse_loss(decoder(encoder(train[batch])), train[batch], reduction="sum") / 10
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(loss.item())
+        with torch.no_grad():
+            heldout = F.mse_loss(decoder(encoder(val)), val, reduction="sum").item() / HELD_OUT
+        done = 3 * (epoch - 1)
+        expected_rows += [(done + 2, 10 * (done + 2), sum(losses[:2]) / 2), (done + 3, 10 * (done + 3), losses[2])]
+        means.append((epoch, 30 * epoch, sum(losses) / 3, heldout))
+    advance(state, bars)
+    for name, network in networks.items():
+        for expected, found in zip(network.parameters(), state.networks[name].parameters(), strict=True):
+            torch.testing.assert_close(found, expected)
+    for found_rows, wanted in ((state.steps, expected_rows), (state.history, means)):
+        np.testing.assert_allclose(np.array([list(row.values()) for row in found_rows]), np.array(wanted), rtol=1e-5)
+
+
+def test_a_running_average_follows_its_halflife(small: Small, bars: Bars, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With weights that stand still, half of the distance is left after the half-life, for every batch size."""
+    nothing = torch.zeros(())
+    gan = objectives.get("gan")
+    monkeypatch.setattr(gan, "train_step", lambda *_: dict.fromkeys(gan.LOSSES, nothing))
+    for batch_size in (2, 5, 10):
+        settings = small("gan", epochs=1, batch_size=batch_size, ema_halflife_images=30.0)
+        state = training.start(settings, 0, SHAPE, CPU)
+        assert state.averaged is not None
+        for network, value in ((state.networks["generator"], 3.0), (state.averaged, 1.0)):
+            for weight in network.parameters():
+                nn.init.constant_(weight, value)
+        images = bars(30)
+        list(training.run(state, images, images, PROGRESS, None))
+        for weight in state.averaged.parameters():
+            torch.testing.assert_close(weight, torch.full_like(weight, 2.0))
+
+
+def test_averages_start_at_the_first_weights(small: Small) -> None:
+    state = training.start(small("gan", ema_halflife_images=10.0), 0, SHAPE, CPU)
+    assert state.averaged is not None
+    networks = state.networks["generator"].state_dict()
+    assert all(torch.equal(tensor, networks[name]) for name, tensor in state.averaged.state_dict().items())
+    assert not any(weight.requires_grad for weight in state.averaged.parameters())
+    assert state.drawing()["generator"] is state.averaged
+    assert training.start(small("gan"), 0, SHAPE, CPU).averaged is None
+
+
+def test_average_into_is_the_formula() -> None:
+    with rng.default_generators(0, "test"):
+        network = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+        averaged = nn.Sequential(nn.Linear(2, 3), nn.BatchNorm1d(3))
+    expected = {name: weight.detach().double() for name, weight in averaged.named_parameters()}
+    for step in range(3):
+        network(torch.randn(5, 2, generator=torch.Generator().manual_seed(step)))  # moves the buffers
+        with torch.no_grad():
+            for weight in network.parameters():
+                weight.add_(step + 1)
+        for name, weight in network.named_parameters():
+            expected[name] = 0.9 * expected[name] + 0.1 * weight.detach().double()
+        average_into(averaged, network, 0.9)
+    for name, weight in averaged.named_parameters():
+        torch.testing.assert_close(weight.double(), expected[name], atol=1e-6, rtol=1e-6)
+    for name, buffer in network.named_buffers():
+        assert torch.equal(buffer, averaged.get_buffer(name))
+    assert averaged.get_buffer("1.num_batches_tracked").item() == 3
+
+
+def test_average_into_another_network_is_refused() -> None:
+    with pytest.raises(GenlibError, match="not built like"):
+        average_into(nn.Linear(2, 3), nn.Linear(2, 3, bias=False), 0.9)
+
+
+# What is recorded.
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_what_is_recorded(model: str, small: Small, bars: Bars, tmp_path: Path) -> None:
+    settings = small(model, epochs=3, **KINDS[model])
+    state = training.start(settings, 0, SHAPE, CPU)
+    epochs = advance(state, bars)
+    assert [epoch.number for epoch in epochs] == [1, 2, 3]
+    assert [epoch.images for epoch in epochs] == [30, 60, 90]
+    assert all(epoch.picture.shape == (5, *SHAPE) and epoch.picture.dtype == np.uint8 for epoch in epochs)
+    assert all(len(epoch.steps) == 2 for epoch in epochs)
+
+    files = outputs(state, tmp_path)
+    tables = {"history.csv", "steps.csv", "progress.safetensors"}
+    assert set(files) == {"model", "settings.json", "architecture.json", "provenance.json"} | tables
+    losses = list(objectives.get(model).LOSSES)
+    epoch_rows, step_rows = rows(files["history.csv"]), rows(files["steps.csv"])
+    assert list(epoch_rows[0]) == ["epoch", "images", *(f"{s}_{n}" for s in ("train", "val") for n in losses)]
+    assert [(row["epoch"], row["images"]) for row in epoch_rows] == [("1", "30"), ("2", "60"), ("3", "90")]
+    assert list(step_rows[0]) == ["step", "images", *losses]
+    assert [int(row["step"]) for row in step_rows] == [2, 3, 5, 6, 8, 9]
+    assert [int(row["images"]) for row in step_rows] == [20, 30, 50, 60, 80, 90]
+    for index, row in enumerate(epoch_rows):  # an epoch's mean is that of its rows, two steps and one
+        first, second = step_rows[2 * index : 2 * index + 2]
+        for name in losses:
+            mean = (2 * float(first[name]) + float(second[name])) / 3
+            assert float(row[f"train_{name}"]) == pytest.approx(mean, rel=1e-5)
+
+    recorded = load_file(tmp_path / "log" / "progress.safetensors")
+    assert recorded["images_seen"].tolist() == [0, 20, 40, 90]  # of 9 steps: the start, 9^(1/3), 9^(2/3), 9
+    assert recorded["samples"].shape == (4, 5, *SHAPE)
+    assert recorded["samples"].dtype == torch.uint8
+    assert ("codes" in recorded) == (model == "vae")
+    if model == "vae":
+        assert recorded["codes"].shape == (4, 7, 2)
+        assert recorded["codes"].isfinite().all()
+
+
+def test_heldout_losses_are_measured_in_evaluation_mode(small: Small, bars: Bars) -> None:
+    settings = small("gan", dropout=0.9)
+    state = training.start(settings, 0, SHAPE, CPU)
+    before = {name: buffer.clone() for name, buffer in state.networks["generator"].named_buffers()}
+    images = torch.from_numpy(bars(HELD_OUT))
+    found = training.heldout(state, images, 1)
+    assert found == training.heldout(state, images, 2)  # no dropout, the same noise
+    assert all(torch.equal(buffer, before[name]) for name, buffer in state.networks["generator"].named_buffers())
+    assert all(network.training for network in state.networks.values())
+    with torch.no_grad():
+        logits = state.networks["discriminator"].eval()(2 * (images.float() / 255) - 1)
+    assert found["d_real"] == pytest.approx(torch.sigmoid(logits).mean().item(), rel=1e-5)
+
+
+def test_large_counts_stay_whole_numbers(small: Small, tmp_path: Path) -> None:
+    """200 epochs of 60,000 images are 12,000,000, not 1.2e+07; 12,345,678 keeps all its digits."""
+    state = training.start(small("ae"), 0, SHAPE, CPU)
+    state.history = [{"epoch": 3, "images": 12_345_678, "train_generation": 1 / 3, "val_generation": 12_000_000.0}]
+    state.steps = [{"step": 10_000_001, "images": 20_000_000, "generation": 1e-9}]
+    state.frames = {"samples": [torch.zeros(1)]}
+    history.write(tmp_path / "log", state, SHAPE, {})
+    [epoch], [step] = (rows((tmp_path / "log" / name).read_bytes()) for name in ("history.csv", "steps.csv"))
+    assert (epoch["images"], step["step"], step["images"]) == ("12345678", "10000001", "20000000")
+    assert float(epoch["train_generation"]) == pytest.approx(1 / 3, rel=1e-6)
+
+
+def test_pictures_of_progress_are_dense_at_first(small: Small, bars: Bars) -> None:
+    state = training.start(small("ae", epochs=10), 0, SHAPE, CPU)
+    images = bars(COUNT)
+    list(training.run(state, images, images, ProgressSettings(frames=6, images=2, codes=2, rows_per_epoch=1), None))
+    seen = [int(frame) for frame in state.frames["images_seen"]]
+    gaps = np.diff(seen)
+    assert (seen[0], seen[1], seen[-1]) == (0, 20, 300)
+    assert (np.diff(gaps) >= 0).all()
+
+
+# Equal runs.
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_the_same_seed_gives_the_same_bytes(model: str, small: Small, bars: Bars, tmp_path: Path) -> None:
+    settings = small(model, **KINDS[model])
+    first = trained(settings, bars, tmp_path / "1")
+    torch.manual_seed(99)
+    torch.rand(7)
+    second = trained(settings, bars, tmp_path / "2")
+    assert first == second
+    other = trained(settings, bars, tmp_path / "3", seed=1)
+    assert other["model"] != first["model"]
+    assert other["history.csv"] != first["history.csv"]
+
+
+@pytest.mark.parametrize("model", KINDS)
+def test_training_leaves_global_randomness_alone(model: str, small: Small, bars: Bars) -> None:
+    torch.manual_seed(5)
+    np.random.seed(5)
+    random.seed(5)
+    before = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+    advance(training.start(small(model, **KINDS[model]), 0, SHAPE, CPU), bars)
+    after = torch.get_rng_state(), str(np.random.get_state()), random.getstate()
+    assert torch.equal(before[0], after[0])
+    assert before[1:] == after[1:]
+
+
+def test_recording_more_changes_no_weight(small: Small, bars: Bars, tmp_path: Path) -> None:
+    images = bars(COUNT)
+    found = []
+    for name, frames in (("few", 2), ("many", 9)):
+        state = training.start(small("gan", **KINDS["gan"]), 0, SHAPE, CPU)
+        progress = ProgressSettings(frames=frames, images=frames, codes=2, rows_per_epoch=frames)
+        list(training.run(state, images[:25], images[25:], progress, None))
+        found.append(outputs(state, tmp_path / name)["model"])
+    assert found[0] == found[1]
+
+
+def test_an_epoch_shows_each_image_at_most_once() -> None:
+    images = torch.arange(34, dtype=torch.uint8).reshape(34, 1, 1, 1)
+
+    def order(seed: int, epoch: int) -> list[int]:
+        shown = list(batches.shuffled(images, 10, seed, epoch))
+        assert [batch.shape for batch in shown] == [(10, 1, 1, 1)] * 3
+        return [round(value * 255) for batch in shown for value in batch.flatten().tolist()]
+
+    torch.manual_seed(1)
+    first = order(0, 1)
+    torch.manual_seed(2)
+    assert first == order(0, 1)
+    assert len(set(first)) == 30
+    assert set(first) < set(range(34))
+    assert first not in (order(0, 2), order(1, 1), sorted(first))
+    assert {value for epoch in range(20) for value in order(0, epoch)} == set(range(34))  # none is always left out
+
+
+def test_pixels_go_to_floats_and_back() -> None:
+    every = torch.arange(256, dtype=torch.uint8)
+    assert batches.to_float(every).tolist() == [np.float32(value) / np.float32(255) for value in range(256)]
+    assert torch.equal(batches.to_uint8(batches.to_float(every)), every)
+    assert batches.to_uint8(torch.tensor([-0.2, 0.4 / 255, 0.6 / 255, 1.7])).tolist() == [0, 0, 1, 255]
+    assert [len(batch) for batch in batches.in_order(every, 100)] == [100, 100, 56]
+
+
+# Stopped runs.
+
+
+@pytest.mark.parametrize("model", KINDS)
+@pytest.mark.parametrize("stop", [1, 3])
+def test_a_stopped_run_goes_on_as_if_it_had_not(
+    model: str, stop: int, small: Small, bars: Bars, tmp_path: Path
+) -> None:
+    settings = small(model, epochs=4, **KINDS[model])
+    expected = trained(settings, bars, tmp_path / "undisturbed")
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        advance(training.start(settings, 0, SHAPE, CPU), bars, keeper, epochs=stop)
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        state = training.start(settings, 0, SHAPE, CPU)
+        rest = advance(state, bars, keeper)
+        assert outputs(state, tmp_path / "resumed") == expected
+        assert [epoch.number for epoch in rest] == list(range(stop + 1, 5))
+        assert len(list(keeper.folder.glob("epoch-*.pt"))) == 2
+
+        # Stopped after the last epoch, before its model was written.
+        state = training.start(settings, 0, SHAPE, CPU)
+        assert advance(state, bars, keeper) == []
+        assert outputs(state, tmp_path / "again") == expected
+        keeper.discard()
+        assert not keeper.folder.exists()
+
+
+_VICTIM = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from genlib import objectives, training
+from genlib.checkpoint import Keeper
+from genlib.settings import ProgressSettings
+torch.set_num_threads(1)
+work, settings, images = Path(sys.argv[1]), sys.argv[2], np.load(sys.argv[3])
+gan = objectives.get("gan")
+state = training.start(gan.Settings.model_validate_json(settings), 0, (1, 28, 28), torch.device("cpu"))
+step, done = gan.train_step, []
+def hanging(*arguments):
+    done.append(1)
+    if len(done) == 8:  # the second step of the third epoch
+        print("there", flush=True)
+        sys.stdin.read()
+    return step(*arguments)
+gan.train_step = hanging
+progress = ProgressSettings(frames=4, images=5, codes=7, rows_per_epoch=2)
+with Keeper(work, {"test": 1}) as keeper:
+    list(training.run(state, images[:34], images[34:], progress, keeper))
+"""
+
+
+def test_a_killed_process_loses_only_its_epoch(small: Small, bars: Bars, tmp_path: Path) -> None:
+    settings = small("gan", epochs=4, **KINDS["gan"])
+    expected = trained(settings, bars, tmp_path / "undisturbed")
+    np.save(tmp_path / "images.npy", bars(COUNT + HELD_OUT))
+    paths = str(tmp_path / "work"), str(tmp_path / "images.npy")
+    command = [sys.executable, "-c", _VICTIM, paths[0], settings.model_dump_json(), paths[1]]
+    with subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as victim:
+        assert victim.stdout is not None
+        try:
+            assert victim.stdout.readline() == "there\n"
+            with pytest.raises(GenlibError, match="another process is training this run") as caught:
+                Keeper(tmp_path / "work", IDENTITY).__enter__()
+            assert "\n" not in str(caught.value)
+        finally:
+            victim.kill()
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        state = training.start(settings, 0, SHAPE, CPU)
+        assert [epoch.number for epoch in advance(state, bars, keeper)] == [3, 4]
+    assert outputs(state, tmp_path / "resumed") == expected
+
+
+def test_a_state_of_other_settings_is_not_used(small: Small, bars: Bars, tmp_path: Path) -> None:
+    with Keeper(tmp_path, IDENTITY) as keeper:
+        advance(training.start(small("ae"), 0, SHAPE, CPU), bars, keeper, epochs=1)
+        kept = next(keeper.folder.glob("epoch-*.pt"))
+    with Keeper(tmp_path, {"test": 2}) as keeper:
+        state = training.start(small("ae"), 0, SHAPE, CPU)
+        keeper.restore(state)
+        assert state.epoch == 0
+        keeper.folder.mkdir()
+        (keeper.folder / kept.name).write_bytes(kept.read_bytes())  # even if it lies in the wrong folder
+        keeper.restore(state)
+        assert state.epoch == 0
+    assert kept.exists()
+
+
+def test_the_identity_is_all_that_decides_the_result(small: Small, progress: ProgressSettings) -> None:
+    data = {"train.npy": "1"}
+
+    def print_of(settings: RunSettings, seed: int = 0, data: dict[str, str] = data, frames: int = 4) -> str:
+        recorded = progress.model_copy(update={"frames": frames})
+        return Keeper(Path(), checkpoint.identity(settings, seed, recorded, data, CPU)).fingerprint
+
+    same = print_of(small("gan"))
+    assert print_of(small("gan")) == same
+    others = [
+        print_of(small("gan", lr=0.5)),
+        print_of(small("gan", epochs=9)),
+        print_of(small("vae")),
+        print_of(small("gan"), seed=1),
+        print_of(small("gan"), data={"train.npy": "2"}),
+        print_of(small("gan"), frames=5),
+    ]
+    assert len({same, *others}) == 7
+
+
+class Malicious:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.touch, (self.path,)
+
+
+def damages(good: bytes, trap: Path) -> dict[str, bytes]:
+    flipped = bytearray(good)
+    flipped[30:200] = bytes(170)
+    return {
+        "empty": b"",
+        "cut": good[: len(good) // 2],
+        "short": good[:-1],
+        "zeros": bytes(len(good)),
+        "overwritten": bytes(flipped),
+        "page": b"<html>",
+        "pickle": pickle.dumps(Malicious(trap)),
+        "other state": pickle.dumps({"fingerprint": "x"}, protocol=2),
+        "stack": b"\x80\x02q\x00.",
+        "mark": b"\x80\x02(t.",
+        "pop": b"\x80\x02Q.",
+    }
+
+
+DAMAGES = list(damages(b"", Path()))
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_state_is_said_and_the_one_before_is_used(
+    damage: str, small: Small, bars: Bars, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = small("ae", epochs=4)
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        advance(training.start(settings, 0, SHAPE, CPU), bars, keeper, epochs=3)
+        newest = max(keeper.folder.glob("epoch-*.pt"))
+        newest.write_bytes(damages(newest.read_bytes(), tmp_path / "trap")[damage])
+        state = training.start(settings, 0, SHAPE, CPU)
+        assert [epoch.number for epoch in advance(state, bars, keeper)] == [3, 4]
+    [warning] = capsys.readouterr().err.strip().splitlines()
+    assert warning.startswith(f"warning: {newest} is damaged")
+    assert not (tmp_path / "trap").exists()
+    assert outputs(state, tmp_path / "resumed") == trained(settings, bars, tmp_path / "undisturbed")
+
+
+def test_a_torch_file_with_code_in_it_does_not_run(small: Small, bars: Bars, tmp_path: Path) -> None:
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        state = training.start(small("ae"), 0, SHAPE, CPU)
+        keeper.folder.mkdir()
+        torch.save({"fingerprint": keeper.fingerprint, "x": Malicious(tmp_path / "trap")}, keeper.folder / "epoch-1.pt")
+        keeper.restore(state)
+    assert state.epoch == 0
+    assert not (tmp_path / "trap").exists()
+
+
+def test_all_states_damaged_is_a_fresh_start(small: Small, bars: Bars, tmp_path: Path) -> None:
+    settings = small("ae", epochs=3)
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        advance(training.start(settings, 0, SHAPE, CPU), bars, keeper, epochs=2)
+        for path in keeper.folder.glob("epoch-*.pt"):
+            path.write_bytes(path.read_bytes()[:100])
+        state = training.start(settings, 0, SHAPE, CPU)
+        assert len(advance(state, bars, keeper)) == 3
+    assert outputs(state, tmp_path / "resumed") == trained(settings, bars, tmp_path / "undisturbed")
+
+
+def test_a_lock_is_released(tmp_path: Path) -> None:
+    with Keeper(tmp_path, IDENTITY), pytest.raises(GenlibError, match="another process"), Keeper(tmp_path, {"o": 1}):
+        pass
+    with pytest.raises(ZeroDivisionError), Keeper(tmp_path, IDENTITY):
+        raise ZeroDivisionError
+    with Keeper(tmp_path, IDENTITY):
+        pass
+
+
+def test_a_note_is_kept_until_the_run_is_done(tmp_path: Path) -> None:
+    with Keeper(tmp_path, IDENTITY) as keeper:
+        assert keeper.note() is None
+        keeper.note("abc")
+    with Keeper(tmp_path, IDENTITY) as keeper:
+        assert keeper.note() == "abc"
+        keeper.discard()
+        assert keeper.note() is None
+
+
+# What goes wrong.
+
+
+def test_a_diverging_run_stops_with_one_line(small: Small, bars: Bars) -> None:
+    state = training.start(small("vae", lr=1e30), 0, SHAPE, CPU)
+    with pytest.raises(GenlibError, match=r"loss \w+ is (nan|inf) at epoch 1, step 2; .*lower lr") as caught:
+        advance(state, bars)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf")])
+@pytest.mark.parametrize("step", [4, 5, 6])
+def test_the_last_good_state_outlives_a_loss_that_is_not_finite(
+    bad: float, step: int, small: Small, bars: Bars, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ae = objectives.get("ae")
+    settings, original, calls = small("ae", epochs=3), ae.train_step, []
+
+    def spoiled(*arguments: Any) -> Any:
+        losses = original(*arguments)
+        calls.append(1)
+        return {name: loss * bad for name, loss in losses.items()} if len(calls) == step else losses
+
+    expected = trained(settings, bars, tmp_path / "undisturbed")
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        with monkeypatch.context() as patch:
+            patch.setattr(ae, "train_step", spoiled)
+            with pytest.raises(GenlibError, match=f"loss generation is {bad} at epoch 2, step {step};"):
+                advance(training.start(settings, 0, SHAPE, CPU), bars, keeper)
+        assert [path.stem for path in keeper.folder.glob("*.pt")] == ["epoch-00001"]
+        state = training.start(settings, 0, SHAPE, CPU)
+        assert len(advance(state, bars, keeper)) == 2
+    assert outputs(state, tmp_path / "resumed") == expected
+
+
+def test_a_heldout_loss_that_is_not_finite_is_named(
+    small: Small, bars: Bars, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    ae = objectives.get("ae")
+    original = ae.heldout_losses
+
+    def spoiled(*arguments: Any) -> Any:
+        losses = original(*arguments)
+        return losses if torch.is_grad_enabled() else {name: loss * float("nan") for name, loss in losses.items()}
+
+    monkeypatch.setattr(ae, "heldout_losses", spoiled)
+    with (
+        Keeper(tmp_path, IDENTITY) as keeper,
+        pytest.raises(GenlibError, match="loss generation is nan at epoch 1, held-out images"),
+    ):
+        advance(training.start(small("ae"), 0, SHAPE, CPU), bars, keeper)
+    assert not list(tmp_path.rglob("*.pt"))
+
+
+def test_a_batch_larger_than_the_set_is_refused(small: Small, bars: Bars) -> None:
+    with pytest.raises(GenlibError, match="batch_size: 35 is more than the 34 training images; lower it"):
+        advance(training.start(small("ae", batch_size=35), 0, SHAPE, CPU), bars)
+
+
+@pytest.mark.parametrize("precision", ["tf32", "bf16"])
+def test_a_precision_of_gpus_is_refused_on_the_cpu(precision: str, small: Small, bars: Bars) -> None:
+    with pytest.raises(GenlibError, match=f"precision: {precision} needs a CUDA device.*set precision: float32"):
+        advance(training.start(small("ae", precision=precision), 0, SHAPE, CPU), bars)
