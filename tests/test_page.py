@@ -317,3 +317,18 @@ def test_sizes_durations_shapes() -> None:
     assert text.shape([]) == "one number"
     with pytest.raises(GenlibError, match="not an ISO date"):
         text.date("yesterday")
+
+
+def test_departures_from_the_presentation_are_said(lane: Lane, tmp_path: Path) -> None:
+    path = tmp_path / "runs/demo/toy-vae/training/settings.json"
+    trained = {"seed": 7, "model": "vae", "net": "deck28", "width": 32}
+    path.write_text(json.dumps(trained | {"output": "sigmoid"}))
+    assert "Differs from what the presentation states: output sigmoid (stated: relu)." in build("demo", "t", *lane)
+    path.write_text(json.dumps(trained | {"output": "relu"}))
+    assert "Differs from what the presentation states" not in build("demo", "t", *lane)
+
+
+def test_a_denoising_autoencoder_is_called_so(lane: Lane, tmp_path: Path) -> None:
+    path = tmp_path / "runs/demo/toy-ae/training/settings.json"
+    path.write_text(json.dumps({"seed": 7, "model": "ae", "noise": 0.5}))
+    assert "denoising autoencoder" in build("demo", "t", *lane)

@@ -1,7 +1,7 @@
 """Plots of numbers: losses over training, variances of gradients, counts per class."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
@@ -54,53 +54,28 @@ def gradient_variance_figure(variances: Mapping[str, float], path: Path) -> None
     """Bars of gradient variances on a logarithmic scale, each with its number (PNG).
 
     Args:
-        variances: estimator's name -> total variance (trace of the gradient's covariance), positive; in drawing order.
+        variances: estimator's name -> total variance (trace of the gradient's covariance), in drawing order. One of
+            exactly 0 (the trick's, under a decoder whose output is dead) has a number and no bar.
         path: the PNG to write.
 
     Raises:
-        GenlibError: nothing to draw, or a variance that is not a positive number.
+        GenlibError: nothing above 0 to draw, or a variance that is negative or not finite.
     """
-    wrong = {name: value for name, value in variances.items() if not 0 < value < float("inf")}
-    if wrong or not variances:
-        raise GenlibError(f"{path}: variances {wrong or 'missing'}; a logarithmic bar takes positive numbers only")
+    wrong = {name: value for name, value in variances.items() if not 0 <= value < float("inf")}
+    positive = [value for value in variances.values() if value > 0]
+    if wrong or not positive:
+        raise GenlibError(f"{path}: variances {wrong or 'all 0 or missing'}; give finite ones, one of them above 0")
     with look():
         figure, (axes,) = panels(1, width=6.4, height=0.9 + 0.7 * len(variances))
         values = list(variances.values())
         bars = axes.barh(list(variances), values, height=0.6, color=[_BLUE, *[_ORANGE] * (len(values) - 1)])
         axes.bar_label(bars, labels=[_readable(value) for value in values], padding=4, color=INK)
         axes.set_xscale("log")
-        axes.set_xlim(min(values) / 10, max(values) * 10)
+        axes.set_xlim(min(positive) / 10, max(positive) * 10)
         axes.invert_yaxis()
         axes.grid(visible=False, axis="y")
         axes.tick_params(axis="y", length=0)
         axes.set_xlabel("total variance of the gradient (log scale)")
-        save_png(picture(figure), path)
-
-
-def class_histogram(counts: Sequence[int], classes: Sequence[str], path: Path, what: str = "images") -> None:
-    """Bars of images per class, with the line at which all classes would be equal (PNG).
-
-    Args:
-        counts: images of each class.
-        classes: their names, in the same order.
-        path: the PNG to write.
-        what: the y axis's name.
-
-    Raises:
-        GenlibError: counts and classes do not match, or there is nothing to count.
-    """
-    if len(counts) != len(classes) or sum(counts) <= 0 or min(counts) < 0:
-        raise GenlibError(f"{path}: counts {list(counts)} for {len(classes)} classes; give one count >= 0 per class")
-    with look():
-        figure, (axes,) = panels(1, width=max(5.2, 0.5 * len(classes) + 1.5), height=3.2)
-        axes.bar(range(len(classes)), counts, width=0.7, color=_BLUE, tick_label=list(classes))
-        equal = sum(counts) / len(counts)
-        axes.axhline(equal, color=INK, linewidth=1, linestyle="--", label=f"equal shares: {equal:,.0f} each")
-        axes.set_ylim(0, 1.2 * max(*counts, equal))
-        axes.grid(visible=False, axis="x")
-        axes.yaxis.set_major_formatter(FuncFormatter(_thousands))
-        axes.set(xlabel="class", ylabel=what)
-        axes.legend(loc="upper right")
         save_png(picture(figure), path)
 
 

@@ -1,9 +1,18 @@
 """The words of the page: what each figure and number means. What is not listed is shown under its own name."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 MODELS = {"ae": "autoencoder", "vae": "variational autoencoder", "gan": "generative adversarial network"}
+
+STATED: Mapping[str, Mapping[str, object]] = {
+    "vae": {"net": "deck28", "width": 32, "output": "relu"},
+    "gan": {
+        "net": "deck28", "width": 64, "discriminator_width": 64, "dropout": 0.3, "latent_dim": 100, "real_label": 1.0,
+    },
+}  # fmt: skip
+"""What the presentation states of its networks on 28 x 28 images; a run that differs says so."""
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -65,9 +74,7 @@ class Figure:
 FIGURES = {
     "data.png": Figure("Real images", "From the training data."),
     "samples.png": Figure("Samples", "Drawn from random codes, not selected."),
-    "samples_ema.png": Figure("Samples, averaged weights", "Drawn with the running average of the weights."),
     "samples_last.png": Figure("Samples, last weights", "The same codes, without the running average of the weights."),
-    "random_latents.png": Figure("Random codes, decoded", "Codes drawn at random from the unit Gaussian."),
     "progress.gif": Figure("Learning to draw", "The same random codes, decoded as training goes on."),
     "reconstructions.png": Figure("Reconstructions", "Held-out images, and what comes back from their codes."),
     "denoising.png": Figure("Denoising", "Held-out images with noise, what the network restores, and the truth."),
@@ -82,7 +89,6 @@ FIGURES = {
         "Why reparameterize",
         "Total variance of the encoder's gradient by either estimator, on the same images and the same noise.",
     ),
-    "class_histogram.png": Figure("Classes of the samples", "As the measuring network sees them."),
 }
 """Known figures in the order of showing."""
 

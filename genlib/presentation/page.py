@@ -32,6 +32,7 @@ class RunView:
     name: str
     kind: str
     results: RunResults
+    departures: Sequence[str]
     settings: Mapping[str, str]
     evaluation: Mapping[str, str]
     figures: Sequence[Picture]
@@ -142,8 +143,9 @@ def _run(run: str, settings: RunSettings, results: RunResults) -> RunView:
     unknown = [name for name in results.figures if name not in catalogue.FIGURES]
     return RunView(
         name=run,
-        kind=catalogue.MODELS.get(settings.model, settings.model),
+        kind=_kind(settings.model, results.settings),
         results=results,
+        departures=_departures(settings.model, results.settings),
         settings=_shown(results.settings),
         evaluation=_shown(results.evaluation.model_dump()),
         figures=[
@@ -151,6 +153,20 @@ def _run(run: str, settings: RunSettings, results: RunResults) -> RunView:
             for name in known + unknown
         ],
     )
+
+
+def _kind(model: str, settings: Mapping[str, Any]) -> str:
+    return ("denoising " if settings.get("noise") else "") + catalogue.MODELS.get(model, model)
+
+
+def _departures(model: str, settings: Mapping[str, Any]) -> list[str]:
+    """Settings that are not what the presentation states, such as "output sigmoid (stated: relu)"."""
+    stated = catalogue.STATED.get(model, {})
+    return [
+        f"{key} {text.value(settings[key])} (stated: {text.value(value)})"
+        for key, value in stated.items()
+        if key in settings and settings[key] != value
+    ]
 
 
 def _beside(
