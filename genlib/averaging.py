@@ -5,6 +5,18 @@ from torch import nn
 
 from genlib.errors import GenlibError
 
+RAMP_UP = 0.05
+"""The half-life is never more than this share of the images seen (Karras et al. 2022, EDM: `ema_rampup_ratio`)."""
+
+
+def decay(batch_images: int, halflife_images: float, images_seen: int) -> float:
+    """The weight that the average keeps in a step of `batch_images` images, the last of `images_seen` so far.
+
+    After `halflife_images` more images, what the average holds now weighs half. Early in training the half-life is
+    shorter, so that the first weights, which are noise, do not outlive a short training.
+    """
+    return float(0.5 ** (batch_images / min(halflife_images, RAMP_UP * images_seen)))
+
 
 @torch.no_grad()
 def average_into(averaged: nn.Module, network: nn.Module, decay: float) -> None:

@@ -4,19 +4,22 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from genlib import checkpoint, device, objectives, rng
-from genlib.averaging import average_into
+from genlib import device, objectives, rng
+from genlib.averaging import average_into, decay
 from genlib.data.arrays import Images
 from genlib.data.batches import in_order, resident, shuffled, to_float, to_uint8
 from genlib.errors import GenlibError
 from genlib.settings import ProgressSettings, RunSettings
+
+if TYPE_CHECKING:
+    from genlib.checkpoint import Keeper
 
 _HELDOUT_BATCH = 500
 
@@ -77,7 +80,7 @@ def start(settings: RunSettings, seed: int, shape: tuple[int, int, int], on: tor
 
 
 def run(
-    training: Training, train: Images, val: Images, progress: ProgressSettings, keeper: "checkpoint.Keeper | None"
+    training: Training, train: Images, val: Images, progress: ProgressSettings, keeper: "Keeper | None"
 ) -> Iterator[Epoch]:
     """Train to the end of the settings' epochs, yielding after each; with a keeper, go on from its last state.
 
@@ -124,8 +127,8 @@ def run(
                 step = training.epoch * steps_per_epoch + index
                 losses = objective.train_step(training.networks, training.optimizers, images, noise, settings)
                 if training.averaged is not None and settings.ema_halflife_images is not None:
-                    decay = 0.5 ** (settings.batch_size / settings.ema_halflife_images)
-                    average_into(training.averaged, training.networks[objective.DRAWS], decay)
+                    kept = decay(settings.batch_size, settings.ema_halflife_images, step * settings.batch_size)
+                    average_into(training.averaged, training.networks[objective.DRAWS], kept)
                 pending.append(torch.stack([losses[name] for name in objective.LOSSES]))
 
                 # Losses stay on the device until a row is due.

@@ -130,7 +130,7 @@ def test_nothing_is_left_to_be_done() -> None:
 def test_patterns_find_what_they_are_for() -> None:
     assert REGISTRY.search("https://" + "pypi" + ".org/simple")
     assert MACHINE_PATH.search("see /" + "root/secret")
-    assert not MACHINE_PATH.search("https://example.com/home/page, net/work/x")
+    assert not MACHINE_PATH.search("https://example.com/home/page, net/opt/x")
 
 
 @pytest.mark.skipif(shutil.which("git") is None or not (PROJECT / ".git").exists(), reason="not a git repository")

@@ -1,6 +1,7 @@
 """The training loop: what it computes, that equal runs are equal, that a stopped run goes on as if it had not been."""
 
 import csv
+import math
 import pickle
 import random
 import subprocess
@@ -18,7 +19,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from genlib import checkpoint, history, models, objectives, rng, training
-from genlib.averaging import average_into
+from genlib.averaging import average_into, decay
 from genlib.checkpoint import Keeper
 from genlib.data import batches
 from genlib.errors import GenlibError
@@ -130,12 +131,12 @@ def test_an_epoch_is_what_a_plain_loop_does(small: Small, bars: Bars) -> None:
 
 
 def test_a_running_average_follows_its_halflife(small: Small, bars: Bars, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With weights that stand still, half of the distance is left after the half-life, for every batch size."""
+    """With weights that stand still, what is left of the distance is the product of the steps' decays."""
     nothing = torch.zeros(())
     gan = objectives.get("gan")
     monkeypatch.setattr(gan, "train_step", lambda *_: dict.fromkeys(gan.LOSSES, nothing))
-    for batch_size in (2, 5, 10):
-        settings = small("gan", epochs=1, batch_size=batch_size, ema_halflife_images=30.0)
+    for batch_size, halflife in ((2, 1.0), (5, 0.4), (10, 30.0)):
+        settings = small("gan", epochs=1, batch_size=batch_size, ema_halflife_images=halflife)
         state = training.start(settings, 0, SHAPE, CPU)
         assert state.averaged is not None
         for network, value in ((state.networks["generator"], 3.0), (state.averaged, 1.0)):
@@ -143,8 +144,21 @@ def test_a_running_average_follows_its_halflife(small: Small, bars: Bars, monkey
                 nn.init.constant_(weight, value)
         images = bars(30)
         list(training.run(state, images, images, PROGRESS, None))
+        halvings = sum(batch_size / min(halflife, 0.05 * seen) for seen in range(batch_size, 31, batch_size))
         for weight in state.averaged.parameters():
-            torch.testing.assert_close(weight, torch.full_like(weight, 2.0))
+            torch.testing.assert_close(weight, torch.full_like(weight, 3.0 - 2.0 * 0.5**halvings))
+
+
+def test_half_is_left_after_the_halflife_whatever_the_batch_size() -> None:
+    for batch_size in (1, 4, 10):
+        steps = range(100_000, 100_020, batch_size)
+        assert math.prod(decay(batch_size, 20.0, seen) for seen in steps) == pytest.approx(0.5)
+
+
+def test_the_first_weights_are_forgotten_in_a_short_training() -> None:
+    left = [math.prod(decay(10, 1e9, seen) for seen in range(10, end + 1, 10)) for end in (10, 100, 1000)]
+    assert left == sorted(left, reverse=True)
+    assert left[0] < 1e-5
 
 
 def test_averages_start_at_the_first_weights(small: Small) -> None:
