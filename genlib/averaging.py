@@ -5,8 +5,10 @@ from torch import nn
 
 from genlib.errors import GenlibError
 
-RAMP_UP = 0.05
-"""The half-life is never more than this share of the images seen (Karras et al. 2022, EDM: `ema_rampup_ratio`)."""
+RAMP_UP = 0.2
+"""The half-life is never more than this share of the images seen (Karras et al. 2022, EDM, `ema_rampup_ratio`: 0.05,
+for trainings a thousand times as long; over 50,000 faces, 0.2 draws them clearly smoother).
+"""
 
 
 def decay(batch_images: int, halflife_images: float, images_seen: int) -> float:

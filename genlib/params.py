@@ -22,6 +22,7 @@ from genlib.settings import (
     ProgressSettings,
     RunSettings,
     SampleSettings,
+    dataset_settings,
 )
 
 _SECTIONS = {"seed", "data", "features", "progress", "sample", "evaluate", "lanes", "runs"}
@@ -78,7 +79,7 @@ def parse(raw: Mapping[str, Any]) -> Params:
         raise GenlibError(f"params.yaml: seed: {seed!r} is not a whole number of 0 or more; set one, such as 0")
     params = Params(
         seed=seed,
-        data=_each(DatasetSettings, raw, "data"),
+        data={name: _dataset(entry, f"data.{name}") for name, entry in _named(raw, "data").items()},
         features=_each(FeatureSettings, raw, "features"),
         progress=_check(ProgressSettings, raw["progress"], "progress"),
         sample=_check(SampleSettings, raw["sample"], "sample"),
@@ -118,6 +119,17 @@ def _run(raw: Mapping[str, Any], name: str, line: Any) -> RunSettings:
     shared = _mapping(raw.get(model, {}), model)
     origin = dict.fromkeys(shared, model) | dict.fromkeys(own, where)
     return _check(objectives.get(model).Settings, {**shared, **own}, where, origin)
+
+
+def _dataset(entry: Any, where: str) -> DatasetSettings:
+    """Check an entry against the type of its kind of source; a kind that there is not is left to the common keys."""
+    source = _mapping(entry, where).get("source")
+    kind = source.get("kind") if isinstance(source, Mapping) else None
+    try:
+        settings = dataset_settings(str(kind))
+    except KeyError:
+        settings = DatasetSettings
+    return _check(settings, entry, where)
 
 
 def _each(kind: type[_Settings], raw: Mapping[str, Any], section: str) -> dict[str, _Settings]:

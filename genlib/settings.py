@@ -28,25 +28,93 @@ class DigitsSource(Frozen):
     test_images: PositiveInt
 
 
-Source = Annotated[MnistSource | DigitsSource, Field(discriminator="kind")]
+class LfwSource(Frozen):
+    """Labeled Faces in the Wild, deep funneled, with the people of the official development split (View 1)."""
+
+    kind: Literal["lfw"]
+
+
+class CelebaSource(Frozen):
+    """CelebA, aligned and cropped, with its attributes, identities and official partition."""
+
+    kind: Literal["celeba"]
+
+
+class FacesSource(Frozen):
+    """Faces drawn by genlib (`genlib.data.kinds.faces`), in CelebA's format."""
+
+    kind: Literal["faces"]
+    train_images: PositiveInt
+    validation_images: PositiveInt
+    test_images: PositiveInt
+
+
+Source = Annotated[
+    MnistSource | DigitsSource | LfwSource | CelebaSource | FacesSource,
+    Field(discriminator="kind"),
+]
 
 
 class DatasetSettings(Frozen):
-    """Where images come from and how they are prepared."""
+    """Where images come from and how they are prepared; `dataset_settings` says which kind has which further keys."""
 
     source: Source
     image_size: Annotated[int, Field(ge=8, le=512)]
+
+
+class IdxSettings(DatasetSettings):
+    """MNIST's format; the last `validation_images` training images are held out."""
+
     validation_images: PositiveInt
 
 
-class FeatureSettings(Frozen):
-    """Training of the measuring network."""
+class LfwSettings(DatasetSettings):
+    """`crop`: side of the central square that is kept, in pixels of the frame.
 
+    Whole people of the training list are held out until they have at least `validation_images` images.
+    """
+
+    crop: PositiveInt
+    validation_images: PositiveInt
+
+
+class CelebaSettings(DatasetSettings):
+    """`crop`: side of the central square, in pixels of a frame 178 wide; it is scaled with frames of another width.
+
+    `limit`: only the first so many images of each split; None is all of them.
+    """
+
+    crop: Annotated[int, Field(ge=1, le=178)]
+    limit: PositiveInt | None
+
+
+def dataset_settings(kind: str) -> type[DatasetSettings]:
+    """The type that checks `data.<dataset>` for a kind of source; KeyError for an unknown one."""
+    return _SETTINGS[kind]
+
+
+_SETTINGS: dict[str, type[DatasetSettings]] = {
+    "mnist": IdxSettings,
+    "digits": IdxSettings,
+    "lfw": LfwSettings,
+    "celeba": CelebaSettings,
+    "faces": CelebaSettings,
+}
+
+
+class FeatureSettings(Frozen):
+    """Training of the measuring network.
+
+    `shift`: training images are moved by up to so many pixels; `flip`: and mirrored left to right at random.
+    """
+
+    net: Literal["plain", "residual"]
     epochs: PositiveInt
     batch_size: PositiveInt
     lr: PositiveFloat
     width: PositiveInt
     shift: Annotated[int, Field(ge=0, le=8)]
+    flip: bool
 
 
 class ProgressSettings(Frozen):
@@ -59,7 +127,10 @@ class ProgressSettings(Frozen):
 
 
 class SampleSettings(Frozen):
-    """What is drawn from a trained model."""
+    """What is drawn from a trained model: `images` for evaluation, but no more than the test split has.
+
+    `attributes`: directions in a VAE's latent space to show, where the dataset's labels are attributes.
+    """
 
     images: Annotated[int, Field(ge=64)]
     grid: Annotated[int, Field(ge=1, le=1024)]
@@ -67,6 +138,8 @@ class SampleSettings(Frozen):
     manifold: Annotated[int, Field(ge=2, le=64)]
     gradient_draws: Annotated[int, Field(ge=2)]
     gradient_images: PositiveInt
+    neighbours: Annotated[int, Field(ge=1, le=16)]
+    attributes: Annotated[tuple[str, ...], Field(strict=False)]
 
 
 class EvaluateSettings(Frozen):
@@ -86,7 +159,7 @@ class RunSettings(Frozen):
 
     Every objective extends this with what its model needs. `ema_halflife_images`: half-life, in training images, of
     the running average of the weights that draw images; None is off. `latent_dim`: numbers in a latent code.
-    `width`: channels of the first convolution.
+    `width`: channels of the first convolution. `flip`: training images are mirrored left to right at random.
     """
 
     lane: Name
@@ -98,6 +171,7 @@ class RunSettings(Frozen):
     width: Annotated[int, Field(ge=1, le=1024)]
     epochs: PositiveInt
     batch_size: Annotated[int, Field(ge=2)]
+    flip: bool
     lr: PositiveFloat
     ema_halflife_images: PositiveFloat | None
     precision: Literal["float32", "tf32", "bf16"]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
 from genlib import device, objectives, rng
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from genlib.checkpoint import Keeper
 
 _HELDOUT_BATCH = 500
+_STATISTICS_IMAGES = 512  # behind the averaged network's batch norm
 
 Row = dict[str, float]
 
@@ -109,7 +111,7 @@ def run(
         math.ceil(steps_per_epoch * n / progress.rows_per_epoch) for n in range(1, progress.rows_per_epoch + 1)
     }
     if training.epoch == 0:
-        _record_frame(training, val_images, progress, 0)
+        _record_frame(training, train_images, val_images, progress, 0)
 
     while training.epoch < settings.epochs:
         began = time.perf_counter()
@@ -121,7 +123,7 @@ def run(
 
         # Train on every image once.
         with rng.default_generators(seed, "dropout", epoch), precision:
-            batches = shuffled(train_images, settings.batch_size, seed, epoch)
+            batches = shuffled(train_images, settings.batch_size, seed, epoch, settings.flip)
             bar = tqdm(batches, f"epoch {epoch}/{settings.epochs}", steps_per_epoch, leave=False, disable=None)
             for index, images in enumerate(bar, start=1):
                 step = training.epoch * steps_per_epoch + index
@@ -139,7 +141,7 @@ def run(
                     row = dict(zip(objective.LOSSES, np.mean(values, axis=0).tolist(), strict=True))
                     rows.append({"step": step, "images": step * settings.batch_size, **row})
                 if step in frame_steps:
-                    _record_frame(training, val_images, progress, step)
+                    _record_frame(training, train_images, val_images, progress, step)
 
         # Measure the held-out losses, write down the epoch and keep the state.
         seen = epoch * steps_per_epoch * settings.batch_size
@@ -170,8 +172,33 @@ def heldout(training: Training, val_images: Tensor, epoch: int) -> Row:
 
 
 @torch.no_grad()
-def _record_frame(training: Training, val_images: Tensor, progress: ProgressSettings, step: int) -> None:
-    """Add a picture of the progress: the same latents and held-out images every time."""
+def settle(training: Training, train_images: Tensor) -> None:
+    """Measure the averaged network's batch norm statistics: those of the last weights do not fit averaged ones.
+
+    With them, images come out pale. Brock et al. 2018 (BigGAN, section 3) measure "standing statistics" likewise.
+    """
+    if training.averaged is None:
+        return
+    objective, size = training.objective, training.settings.batch_size
+    whole = max(1, min(_STATISTICS_IMAGES, len(train_images)) // size) * size
+    noise = rng.generator(training.seed, "statistics", 0, training.device)
+    with _evaluation(training.networks):
+        batches = in_order(train_images[:whole], size)
+        update_bn(
+            (objective.fed(training.networks, images, noise, training.settings) for images in batches),
+            training.averaged,
+        )
+
+
+@torch.no_grad()
+def _record_frame(
+    training: Training, train_images: Tensor, val_images: Tensor, progress: ProgressSettings, step: int
+) -> None:
+    """Add a picture of the progress: the same latents and held-out images every time.
+
+    The last step has a picture, so that what is saved in the end is settled.
+    """
+    settle(training, train_images)
     objective, settings = training.objective, training.settings
     codes = rng.latents(progress.images, settings.latent_dim, training.seed, "progress").to(training.device)
     networks = training.drawing()

@@ -27,6 +27,7 @@ _RUN = {
     "width": 2,
     "epochs": 2,
     "batch_size": 10,
+    "flip": False,
     "lr": 1e-3,
     "ema_halflife_images": None,
     "precision": "float32",

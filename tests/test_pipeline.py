@@ -29,7 +29,8 @@ def shrink(path: Path) -> None:
     yaml = YAML()
     raw: Any = yaml.load(path)
     for section in ("data", "features"):
-        del raw[section]["mnist"]
+        for name in [name for name in raw[section] if name != "digits"]:
+            del raw[section][name]
     raw["data"]["digits"]["validation_images"] = 40
     raw["data"]["digits"]["source"] |= {"train_images": 300, "test_images": 60}
     raw["features"]["digits"] |= {"epochs": 1, "batch_size": 50, "width": 2}

@@ -144,7 +144,7 @@ def test_a_running_average_follows_its_halflife(small: Small, bars: Bars, monkey
                 nn.init.constant_(weight, value)
         images = bars(30)
         list(training.run(state, images, images, PROGRESS, None))
-        halvings = sum(batch_size / min(halflife, 0.05 * seen) for seen in range(batch_size, 31, batch_size))
+        halvings = sum(batch_size / min(halflife, 0.2 * seen) for seen in range(batch_size, 31, batch_size))
         for weight in state.averaged.parameters():
             torch.testing.assert_close(weight, torch.full_like(weight, 3.0 - 2.0 * 0.5**halvings))
 
@@ -194,6 +194,52 @@ def test_average_into_is_the_formula() -> None:
 def test_average_into_another_network_is_refused() -> None:
     with pytest.raises(GenlibError, match="not built like"):
         average_into(nn.Linear(2, 3), nn.Linear(2, 3, bias=False), 0.9)
+
+
+def test_batch_norm_of_the_average_is_measured_on_the_average(small: Small, bars: Bars) -> None:
+    """Statistics of the last weights, copied, do not fit averaged ones: measured anew, they do, for every way of
+    feeding the network that draws.
+    """
+    images = bars(40)
+    for model in ("ae", "vae", "gan"):
+        settings = small(model, net="dcgan", ema_halflife_images=1e6, batch_size=20, latent_dim=3)
+        state = training.start(settings, 0, (1, 32, 32), CPU)
+        assert state.averaged is not None
+        first = state.averaged.get_submodule("2")
+        assert isinstance(first, nn.BatchNorm2d)
+        padded = torch.from_numpy(np.pad(images, ((0, 0), (0, 0), (2, 2), (2, 2))))
+        training.settle(state, padded)
+        noise = rng.generator(0, "statistics")
+        assert first.training
+        for network in state.networks.values():
+            network.eval()
+        with torch.no_grad():
+            parts = [
+                state.objective.fed(state.networks, batches.to_float(batch), noise, settings)
+                for batch in padded.split(20)
+            ]
+            inputs = [state.averaged.get_submodule("1")(state.averaged.get_submodule("0")(part)) for part in parts]
+        means = torch.stack([part.mean((0, 2, 3)) for part in inputs]).mean(0)
+        variances = torch.stack([part.var((0, 2, 3)) for part in inputs]).mean(0)
+        assert variances.min() > 0
+        assert first.running_mean is not None
+        assert first.running_var is not None
+        torch.testing.assert_close(first.running_mean, means, rtol=1e-4, atol=1e-6)
+        torch.testing.assert_close(first.running_var, variances, rtol=1e-4, atol=1e-7)
+        assert first.momentum == 0.1
+
+
+def test_what_is_saved_is_settled(small: Small, bars: Bars) -> None:
+    settings = small("gan", ema_halflife_images=15.0)
+    state = training.start(settings, 0, SHAPE, CPU)
+    advance(state, bars)
+    assert state.averaged is not None
+    before = {name: buffer.clone() for name, buffer in state.averaged.named_buffers()}
+    training.settle(state, torch.from_numpy(bars(COUNT + HELD_OUT)[:COUNT]))
+    for name, buffer in state.averaged.named_buffers():
+        assert torch.equal(buffer, before[name])
+    last = dict(state.networks["generator"].named_buffers())
+    assert any(not torch.equal(buffer, last[name]) for name, buffer in before.items())
 
 
 # What is recorded.
@@ -326,6 +372,31 @@ def test_an_epoch_shows_each_image_at_most_once() -> None:
     assert set(first) < set(range(34))
     assert first not in (order(0, 2), order(1, 1), sorted(first))
     assert {value for epoch in range(20) for value in order(0, epoch)} == set(range(34))  # none is always left out
+
+
+def test_flips_mirror_half_of_the_images_and_change_nothing_else() -> None:
+    images = torch.from_numpy(np.random.RandomState(0).randint(0, 256, (400, 3, 6, 6)).astype(np.uint8))
+    plain = [torch.cat(list(batches.shuffled(images, 20, 3, epoch))) for epoch in (1, 2)]
+    mixed = [torch.cat(list(batches.shuffled(images, 20, 3, epoch, flip=True))) for epoch in (1, 2)]
+    flipped = []
+    for straight, maybe in zip(plain, mixed, strict=True):
+        mirrored = [torch.equal(one, other.flip(2)) for one, other in zip(maybe, straight, strict=True)]
+        same = [torch.equal(one, other) for one, other in zip(maybe, straight, strict=True)]
+        assert all(a != b for a, b in zip(mirrored, same, strict=True))  # in the same order
+        assert 150 < sum(mirrored) < 250
+        flipped.append(mirrored)
+    assert flipped[0] != flipped[1]  # an image is not flipped for good
+    assert torch.equal(mixed[0], torch.cat(list(batches.shuffled(images, 20, 3, 1, flip=True))))
+
+
+def test_flips_reach_the_training(small: Small, bars: Bars) -> None:
+    losses = []
+    for flip in (False, True):
+        images = np.ascontiguousarray(bars(40)[..., ::-1])
+        images[..., :14] = 0  # all on the right, so that a mirror image is another image
+        state = training.start(small("ae", flip=flip, epochs=1), 0, (1, 28, 28), torch.device("cpu"))
+        losses += [epoch.row for epoch in training.run(state, images, images[:5], PROGRESS, None)]
+    assert losses[0] != losses[1]
 
 
 def test_pixels_go_to_floats_and_back() -> None:

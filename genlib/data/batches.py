@@ -25,14 +25,22 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def shuffled(images: Tensor, batch_size: int, seed: int, epoch: int) -> Iterator[Tensor]:
+def shuffled(images: Tensor, batch_size: int, seed: int, epoch: int, flip: bool = False) -> Iterator[Tensor]:
     """The images once, in an order that depends on (seed, epoch) only; float32 in 0..1, batch_size C H W.
 
     The incomplete last batch is left out (another one each epoch): batch norm behaves badly on a few images.
+    `flip`: each image is mirrored left to right with probability 1/2, which depends on (seed, epoch) only, too.
     """
     order = torch.randperm(len(images), generator=rng.generator(seed, "order", epoch)).to(images.device)
+    flipped = None
+    if flip:
+        flipped = torch.rand(len(images), generator=rng.generator(seed, "flips", epoch)).lt(0.5).to(images.device)
     for start in range(0, len(images) - batch_size + 1, batch_size):
-        yield to_float(images[order[start : start + batch_size]])
+        chosen = order[start : start + batch_size]
+        batch = images[chosen]
+        if flipped is not None:
+            batch = torch.where(flipped[chosen, None, None, None], batch.flip(3), batch)
+        yield to_float(batch)
 
 
 def in_order(images: Tensor, batch_size: int) -> Iterator[Tensor]:

@@ -48,6 +48,9 @@ class Objective(Protocol):
     ) -> "dict[str, Tensor]":
         """The same quantities on images that training does not see, one value per image (B)."""
 
+    def fed(self, networks: "Networks", images: "Tensor", rng: "Generator", settings: RunSettings) -> "Tensor":
+        """What the network that draws is fed in a training step on these images: codes B x Z."""
+
     def draw(self, networks: "Networks", latents: "Tensor") -> "Tensor":
         """Latent codes B x Z to images in 0..1."""
 

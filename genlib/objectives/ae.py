@@ -78,6 +78,11 @@ def encode(networks: "Networks", images: "Tensor") -> "Tensor":
     return codes
 
 
+def fed(networks: "Networks", images: "Tensor", rng: "Generator", settings: Settings) -> "Tensor":
+    """Codes of the images as training makes them, B Z."""
+    return encode(networks, corrupt(images, rng, settings.noise))
+
+
 def draw(networks: "Networks", latents: "Tensor") -> "Tensor":
     """Codes B Z to images B C H W in 0..1."""
     images: Tensor = networks["decoder"](latents).clamp(0, 1)

@@ -118,6 +118,11 @@ def heldout_losses(networks: "Networks", images: "Tensor", rng: "Generator", set
     }
 
 
+def fed(networks: "Networks", images: "Tensor", rng: "Generator", settings: Settings) -> "Tensor":
+    """Noise, a row for each image, B Z."""
+    return _noise(images, rng, settings)
+
+
 def draw(networks: "Networks", latents: "Tensor") -> "Tensor":
     """Noise B Z to images B C H W in 0..1."""
     images: Tensor = (networks["generator"](latents) + 1) / 2

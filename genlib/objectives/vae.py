@@ -94,6 +94,11 @@ def encode(networks: "Networks", images: "Tensor") -> "Tensor":
     return posterior(networks, images)[0]
 
 
+def fed(networks: "Networks", images: "Tensor", rng: "Generator", settings: Settings) -> "Tensor":
+    """Codes drawn from the images' posteriors, B Z."""
+    return reparameterize(*posterior(networks, images), rng)
+
+
 def draw(networks: "Networks", latents: "Tensor") -> "Tensor":
     """Codes B Z to images B C H W in 0..1."""
     images: Tensor = networks["decoder"](latents).clamp(0, 1)
