@@ -23,7 +23,8 @@ def write(folder: Path, training: Training, shape: tuple[int, int, int], provena
         write_json(new / "architecture.json", {"networks": describe(training.networks, inputs)})
         (new / "history.csv").write_text(_csv(training.history), newline="")
         (new / "steps.csv").write_text(_csv(training.steps), newline="")
-        frames = {name: torch.stack(frames) for name, frames in training.frames.items()}
+        # Images of networks that keep channels last are in that order too, which safetensors does not store.
+        frames = {name: torch.stack(frames).contiguous() for name, frames in training.frames.items()}
         (new / "progress.safetensors").write_bytes(save_tensors(frames))
         write_json(new / "provenance.json", provenance)
 

@@ -333,6 +333,23 @@ def test_the_same_seed_gives_the_same_bytes(model: str, small: Small, bars: Bars
     assert other["history.csv"] != first["history.csv"]
 
 
+@pytest.mark.parametrize("model", ["vae", "gan"])
+def test_colour_images_of_a_dcgan_are_kept_in_the_usual_order(model: str, small: Small, tmp_path: Path) -> None:
+    images = np.random.RandomState(0).randint(0, 256, (30, 3, 32, 32)).astype(np.uint8)
+    settings = small(model, net="dcgan", epochs=1, ema_halflife_images=15.0, flip=True)
+    state = training.start(settings, 0, (3, 32, 32), CPU)
+    [epoch] = training.run(state, images[:20], images[20:], PROGRESS, None)
+    models.save(tmp_path / "model", "r", 0, settings, (3, 32, 32), state.networks, state.averaged)
+    history.write(tmp_path / "log", state, (3, 32, 32), {})
+    frames = load_file(tmp_path / "log" / "progress.safetensors")["samples"]
+    assert frames.shape == (4, 5, 3, 32, 32)
+    assert np.array_equal(frames[-1].numpy(), epoch.picture)
+    # The model file draws what the last picture of the progress shows.
+    again = models.load(tmp_path / "model")
+    codes = rng.latents(5, settings.latent_dim, 0, "progress")
+    assert np.array_equal(again.decode(codes).numpy(), epoch.picture)
+
+
 @pytest.mark.parametrize("model", KINDS)
 def test_training_leaves_global_randomness_alone(model: str, small: Small, bars: Bars) -> None:
     torch.manual_seed(5)
