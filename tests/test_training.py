@@ -342,7 +342,7 @@ def test_colour_images_of_a_dcgan_are_kept_in_the_usual_order(model: str, small:
     models.save(tmp_path / "model", "r", 0, settings, (3, 32, 32), state.networks, state.averaged)
     history.write(tmp_path / "log", state, (3, 32, 32), {})
     frames = load_file(tmp_path / "log" / "progress.safetensors")["samples"]
-    assert frames.shape == (4, 5, 3, 32, 32)
+    assert frames.shape[1:] == (5, 3, 32, 32)
     assert np.array_equal(frames[-1].numpy(), epoch.picture)
     # The model file draws what the last picture of the progress shows.
     again = models.load(tmp_path / "model")
