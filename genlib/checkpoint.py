@@ -59,6 +59,7 @@ class Keeper:
             "history": training.history,
             "steps": training.steps,
             "frames": training.frames,
+            "seconds": training.seconds,
         }
         path = self.folder / f"epoch-{training.epoch:05d}.pt"
         with staged_file(path) as partial:
@@ -85,6 +86,7 @@ class Keeper:
                 optimizer.load_state_dict(state["optimizers"][name])
             training.epoch, training.frames = state["epoch"], state["frames"]
             training.history, training.steps = state["history"], state["steps"]
+            training.seconds = state["seconds"]
             return
 
     def note(self, text: str | None = None) -> str | None:

@@ -48,7 +48,8 @@ class Epoch:
 class Training:
     """All that training holds; `run` moves it on, epoch by epoch.
 
-    `averaged` is the running average of the network that draws, or None when EMA is off.
+    `averaged` is the running average of the network that draws, or None when EMA is off. `seconds` of work, over all
+    the processes that it took.
     """
 
     settings: RunSettings
@@ -62,6 +63,7 @@ class Training:
     history: list[Row]
     steps: list[Row]
     frames: dict[str, list[Tensor]]
+    seconds: float = 0.0
 
     def drawing(self) -> dict[str, nn.Module]:
         """The networks to draw images with: the averaged one in place of the last one, if there is one."""
@@ -151,10 +153,12 @@ def run(
         training.epoch = epoch
         training.history.append(row)
         training.steps += rows
+        seconds = time.perf_counter() - began
+        training.seconds += seconds
         if keeper is not None:
             keeper.keep(training)
         picture = training.frames["samples"][-1].numpy()
-        yield Epoch(epoch, seen, time.perf_counter() - began, row, rows, picture)
+        yield Epoch(epoch, seen, seconds, row, rows, picture)
 
 
 @torch.no_grad()

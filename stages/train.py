@@ -43,7 +43,7 @@ def main(
             print(f"{name}: {training.summary(epoch, settings.epochs)}", flush=True)
             _track(tracker, epoch)
         models.save(model, name, everything.seed, settings, shape, state.networks, state.averaged)
-        history.write(log, state, shape, device.provenance(on, time.perf_counter() - began))
+        history.write(log, state, shape, device.provenance(on, state.seconds))
         tracker.set_tags({MODEL_TAG: digest(model)})
         tracker.log_artifacts(model, "model")
         keeper.discard()

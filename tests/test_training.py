@@ -441,6 +441,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
         rest = advance(state, bars, keeper)
         assert outputs(state, tmp_path / "resumed") == expected
         assert [epoch.number for epoch in rest] == list(range(stop + 1, 5))
+        assert state.seconds > sum(epoch.seconds for epoch in rest)  # the first process counts too
         assert len(list(keeper.folder.glob("epoch-*.pt"))) == 2
 
         # Stopped after the last epoch, before its model was written.
