@@ -16,6 +16,7 @@ from genlib.errors import GenlibError
 from genlib.objectives.gan import Settings as GanSettings
 from genlib.objectives.vae import Settings as VaeSettings
 from genlib.params import Params, load, parse
+from genlib.settings import CelebaSettings, IdxSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 MISSING = object()
@@ -54,7 +55,11 @@ def test_the_committed_file_loads(raw: dict[str, Any]) -> None:
     everything = load(ROOT / "params.yaml")
     assert list(everything.runs) == list(raw["runs"])
     assert everything.seed == raw["seed"]
-    assert everything.dataset("mnist").validation_images == raw["data"]["mnist"]["validation_images"]
+    mnist, celeba = everything.dataset("mnist"), everything.dataset("celeba")
+    assert isinstance(mnist, IdxSettings)
+    assert mnist.validation_images == raw["data"]["mnist"]["validation_images"]
+    assert isinstance(celeba, CelebaSettings)
+    assert celeba.crop == raw["data"]["celeba"]["crop"]
     assert everything.feature("digits").shift == raw["features"]["digits"]["shift"]
     assert {run for lane in raw["lanes"] for run in everything.lane(lane)} == set(raw["runs"])
 
