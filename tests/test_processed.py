@@ -4,19 +4,28 @@ import gzip
 import json
 import os
 import struct
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from dataclasses import replace
 from hashlib import sha256
 from io import BytesIO
+from itertools import chain
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from genlib.data import processed
 from genlib.data.arrays import open_card, open_split
 from genlib.data.processed import preprocess
+from genlib.data.readers.reading import Picture, Reading
 from genlib.errors import GenlibError
-from genlib.settings import DatasetSettings
+from genlib.settings import IdxSettings
 
 ORIGIN = {"dataset": "tiny", "files": [{"name": "made by hand"}]}
 TRAIN, TEST = 13, 5
@@ -33,8 +42,8 @@ def drawn(count: int, size: int, seed: int) -> Bytes:
     return np.random.default_rng(seed).integers(0, 256, (count, size, size), np.uint8)
 
 
-def settings(size: int = 10, validation_images: int = 4) -> DatasetSettings:
-    return DatasetSettings.model_validate(
+def settings(size: int = 10, validation_images: int = 4) -> IdxSettings:
+    return IdxSettings.model_validate(
         {"source": {"kind": "mnist"}, "image_size": size, "validation_images": validation_images}
     )
 
@@ -58,7 +67,7 @@ def written(folder: Path, archives: dict[str, Bytes]) -> Path:
     return raw
 
 
-def refusal(raw: Path, out: Path, wanted: DatasetSettings) -> str:
+def refusal(raw: Path, out: Path, wanted: IdxSettings) -> str:
     with pytest.raises(GenlibError) as caught:
         preprocess("tiny", wanted, raw, out)
     message = str(caught.value)
@@ -97,6 +106,7 @@ def test_splits_labels_and_card(tmp_path: Path, archives: dict[str, Bytes]) -> N
     assert card["classes"] == list("0123456789")
     assert (card["dataset"], card["origin"], card["image_size"], card["channels"]) == ("tiny", ORIGIN, 10, 1)
     assert (card["crop"], card["resize"]) == (None, None)
+    assert (card["people"], card["edition"], card["labels"], card["people_counts"]) == (False, None, "classes", None)
     assert "last 4" in card["split_rule"]
     arrays = {f"{split}{kind}.npy" for split in expected for kind in ("", "_labels")}
     assert card["sha256"] == {name: sha256((out / name).read_bytes()).hexdigest() for name in arrays}
@@ -254,6 +264,74 @@ def test_a_damaged_array_is_refused_in_one_line(content: bytes, alone: Path, arc
 def test_a_split_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(GenlibError, match="no such file; run dvc repro preprocess@mnist"):
         open_split(tmp_path / "mnist", "train")
+
+
+def test_labels_may_be_attributes(tmp_path: Path, archives: dict[str, Bytes]) -> None:
+    out = tmp_path / "out"
+    preprocess("tiny", settings(), written(tmp_path, archives), out)
+    attributes = np.eye(4, 3, dtype=np.int64)
+    np.save(out / "val_labels.npy", attributes)
+    np.testing.assert_array_equal(open_split(out, "val").labels, attributes)
+    np.save(out / "val_labels.npy", np.zeros((4, 3, 1), np.int64))
+    with pytest.raises(GenlibError, match=r"val_labels.npy: int64 \(4, 3, 1\) is not what the stage writes"):
+        open_split(out, "val")
+
+
+@pytest.mark.parametrize("key", ["people", "edition", "labels", "classes", "people_counts", "sha256"])
+def test_a_card_without_one_of_its_keys(key: str, tmp_path: Path, archives: dict[str, Bytes]) -> None:
+    card = preprocess("tiny", settings(), written(tmp_path, archives), tmp_path / "out")
+    del card[key]
+    (tmp_path / "out" / "card.json").write_text(json.dumps(card))
+    with pytest.raises(GenlibError, match=r"card.json: not the card of a dataset; delete it"):
+        open_card(tmp_path / "out")
+
+
+def test_statistics_do_not_depend_on_the_portions(
+    tmp_path: Path, archives: dict[str, Bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    raw = written(tmp_path, archives)
+    whole = preprocess("tiny", settings(), raw, tmp_path / "out")
+    for portion in (1, 250, 400):
+        monkeypatch.setattr(processed, "_PORTION_BYTES", portion)
+        assert preprocess("tiny", settings(), raw, tmp_path / "out") == whole
+
+
+def test_a_fault_while_decoding_stops_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No more than the portions in flight are read after it, and no thread is left."""
+    read = 0
+
+    def pictures() -> Iterator[Picture]:
+        nonlocal read
+        for row in range(100_000):
+            read += 1
+            yield Picture("train", row, tmp_path / "a.zip", "a.jpg", b"<html>")
+
+    reading = Reading("classes", {"train": np.zeros(100_000, np.int64)}, ("a",), "", pictures)
+    threads = threading.active_count()
+    first = Picture("train", 0, tmp_path, "drawn", np.zeros((8, 8), np.uint8))
+    with_first = replace(reading, pictures=lambda: chain([first], pictures()))
+    monkeypatch.setattr(processed, "_read", lambda *_: with_first)
+    (tmp_path / "origin.json").write_text("{}")
+    with pytest.raises(GenlibError, match=r"a.zip: member 'a.jpg' is not a JPEG image"):
+        preprocess("tiny", settings(), tmp_path, tmp_path / "out")
+    assert read < 2000
+    assert threading.active_count() == threads
+    assert not (tmp_path / "out").exists()
+
+
+def test_too_little_disk_is_said_before_the_work(
+    tmp_path: Path, archives: dict[str, Bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1799))
+    assert "needs 1.80kB" in refusal(written(tmp_path, archives), tmp_path / "out", settings())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=1800))
+    assert preprocess("tiny", settings(), written(tmp_path, archives), tmp_path / "out")["counts"]["train"] == 9
+
+
+def test_the_stage_needs_no_torch() -> None:
+    code = "import stages.preprocess, sys; print([m for m in ('torch', 'torchvision', 'mlflow') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_labels_of_another_kind(tmp_path: Path, archives: dict[str, Bytes]) -> None:

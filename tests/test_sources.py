@@ -2,11 +2,13 @@
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import random
 import subprocess
 import sys
+import tarfile
 import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +21,10 @@ from servers import LocalServer, Reply, closed_port, page, ranged, serve
 from genlib.data import drive
 from genlib.data.fetch import Transfer
 from genlib.data.mirror import find_mirror, parse_sums
-from genlib.data.official import Content, MismatchError, RemoteFile, verify
+from genlib.data.official import Content, MismatchError, RemoteFile, Tree, verify
 from genlib.data.sources import CATALOGUE, draw_dataset, fetch_dataset, provide_dataset
 from genlib.errors import GenlibError
-from genlib.settings import MnistSource
+from genlib.settings import FacesSource, MnistSource
 
 DATA = random.Random(7).randbytes(700_000)
 NAME = "images.bin"
@@ -326,7 +328,7 @@ def test_two_at_once(server: LocalServer, place: Place) -> None:
 
 
 def test_unknown_kind(place: Place) -> None:
-    with pytest.raises(GenlibError, match="'lsun' has no official source; use one of mnist"):
+    with pytest.raises(GenlibError, match="'lsun' has no official source; use one of celeba, lfw, mnist"):
         fetch_dataset("lsun", "set", place.out, place.work)
 
 
@@ -373,6 +375,22 @@ def test_drive_quota(server: LocalServer, place: Place, status: int, confirmed: 
     assert f"by hand from https://drive.google.com/file/d/1qq/view, at <mirror>/kind/{NAME}" in line
     assert "<mirror>/SHA256SUMS" in line
     assert len(server.log) == 1 + confirmed
+
+
+def test_drive_quota_of_celeba(server: LocalServer, tmp_path: Path) -> None:
+    """All that a person needs to go on: why, from where by hand, and where to put it."""
+    server.on("/download", page(QUOTA))
+    transfer = Transfer(retries=0, drive_base=server.url)
+    with pytest.raises(GenlibError) as caught:
+        fetch_dataset("celeba", "celeba", tmp_path / "celeba", tmp_path / "work", transfer=transfer)
+    assert str(caught.value) == (
+        "celeba/img_align_celeba.zip: no source gives it, tried 127.0.0.1 (Google Drive's download quota for this file "
+        "is used up (it comes back within a day or so)); try later, or put the file, downloaded by hand from "
+        "https://drive.google.com/file/d/0B7EVK8r0v71pZjFTYXZWM3FlRnM/view, at <mirror>/celeba/img_align_celeba.zip "
+        "with its line '<sha256>  celeba/img_align_celeba.zip' in <mirror>/SHA256SUMS and set GENLIB_MIRROR=<mirror> "
+        "(a folder or URL), or go on with the other datasets: dvc repro --keep-going"
+    )
+    assert not (tmp_path / "celeba").exists()
 
 
 @pytest.mark.parametrize("text", ["", "<", "<![foo[", "<form id=download-form action='javascript:x'>", "<title>" * 99])
@@ -485,6 +503,58 @@ def test_a_gzip_bomb_is_not_unpacked(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
+TREE = {"set/b/1.jpg": b"one", "set/a.txt": b"", "set/\u00e9.jpg": bytes(600)}
+
+
+def tree(files: dict[str, bytes]) -> Tree:
+    """As the shell would make it: sha256sum of each file, sorted, hashed again."""
+    lines = sorted(f"{sha256(content)}  {name}\n" for name, content in files.items())
+    return Tree(sha256("".join(lines).encode()), len(files), sum(map(len, files.values())))
+
+
+def packed(files: dict[str, bytes], level: int = 9) -> bytes:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz", compresslevel=level) as archive:
+        for name, data in files.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            archive.addfile(header, io.BytesIO(data))
+    return content.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("archive", "official"),
+    [
+        (packed(TREE), True),
+        (packed(dict(reversed(TREE.items())), level=1), True),
+        (packed({**TREE, "set/b/1.jpg": b"two"}), False),
+        (packed({name: content for name, content in TREE.items() if content}), False),
+        (packed({**TREE, "set/more": b""}), False),
+        (packed({**TREE, "set/more": bytes(4 << 20)}), False),
+        (packed({**TREE, "set/../../evil": b""}), False),
+        (packed({name.replace("set", "sat"): content for name, content in TREE.items()}), False),
+        (packed(TREE)[:-4], False),
+        (b"", False),
+        (b"<html>", False),
+        (gzip.compress(bytes(64 << 20), 1), False),
+    ],
+)
+def test_an_archive_packed_again_is_known_by_its_files(archive: bytes, official: bool, tmp_path: Path) -> None:
+    path = tmp_path / "set.tgz"
+    path.write_bytes(archive)
+    file = RemoteFile("set.tgz", 1 << 20, md5="0" * 32, content=tree(TREE))
+    tracemalloc.start()
+    assert verify(path, file, sha256(archive)) == (sha256(archive), "content" if official else "mirror list")
+    assert tracemalloc.get_traced_memory()[1] < 24 << 20
+    tracemalloc.stop()
+    if official:
+        assert verify(path, file) == (sha256(archive), "content")
+    else:
+        with pytest.raises(MismatchError, match="expected md5"):
+            verify(path, file)
+        assert not path.exists()
+
+
 def test_an_unreachable_mirror_is_said(
     server: LocalServer, place: Place, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -529,6 +599,18 @@ def test_drawn(tmp_path: Path) -> None:
     draw_dataset("toy", out, draw)
     entry = {"name": "b.gz", "bytes": 1, "sha256": sha256(b"b"), "source": "drawn", "verified": "drawn"}
     assert json.loads((out / "origin.json").read_text()) == {"dataset": "toy", "files": [entry]}
+
+
+def test_faces_are_drawn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def draw_faces(folder: Path, *counts: int) -> None:
+        (folder / "counts").write_text(repr(counts))
+
+    monkeypatch.setattr("genlib.data.kinds.faces.draw_faces", draw_faces)
+    source = FacesSource(kind="faces", train_images=7, validation_images=5, test_images=3)
+    provide_dataset(source, "faces", tmp_path / "out", tmp_path / "work")
+    assert (tmp_path / "out" / "counts").read_text() == "(7, 5, 3)"
+    (entry,) = json.loads((tmp_path / "out" / "origin.json").read_text())["files"]
+    assert entry["verified"] == "drawn"
 
 
 def test_drawing_that_fails_leaves_nothing(tmp_path: Path) -> None:

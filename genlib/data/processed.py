@@ -1,118 +1,230 @@
-"""From archives to the processed form: read, split, resize, write arrays with a card that says what they are."""
+"""From archives to the processed form: read, split, crop, resize, write arrays with a card that says what they are."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import os
+from collections import deque
+from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
+from io import BufferedWriter
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from genlib.data.arrays import Images, Split
-from genlib.data.idx import read_idx
+from genlib.data.arrays import Images, Labels
+from genlib.data.partial import check_space
+from genlib.data.readers import celeba, lfw, mnist
+from genlib.data.readers.decode import Shape, frame_of, pixels
+from genlib.data.readers.reading import Picture, Reading
 from genlib.errors import GenlibError
 from genlib.files import digest, read_json, staged_folder, write_json
-from genlib.settings import DatasetSettings
+from genlib.settings import CelebaSettings, DatasetSettings, IdxSettings, LfwSettings
 
-_CHUNK = 4096
+WORKERS = "GENLIB_WORKERS"
+"""Environment variable: how many threads decode. The result does not depend on it."""
 
-
-@dataclass(frozen=True)
-class Raw:
-    """What a reader found: training and test images uint8 N H W (grey) with labels, and the names of the classes."""
-
-    train: Split
-    test: Split
-    classes: tuple[str, ...]
+_PORTION_BYTES = 16 << 20
+_BATCH_IMAGES = 32
+_BATCH_BYTES = 4 << 20
+_BATCHES_PER_WORKER = 3
+_REAL_PEOPLE = ("lfw", "celeba")
 
 
 def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) -> dict[str, Any]:
-    """Read the archives in `raw`, split, resize and write the processed form to `out`; returns the card.
+    """Read the archives in `raw`, split, crop, resize and write the processed form to `out`; returns the card.
 
-    The validation split is the last `validation_images` of the training images. Raises GenlibError for archives that
-    cannot be read and for splits that leave nothing to train on.
+    Raises GenlibError for archives that cannot be read, for settings that do not go with them, and for a GENLIB_WORKERS
+    that is no number; nothing is written then.
     """
+    workers = worker_count(os.environ)
     origin = read_json(raw / "origin.json")
-    archive = _READERS[settings.source.kind](raw)
-    cut = len(archive.train.images) - settings.validation_images
-    if cut < 1:
-        raise GenlibError(
-            f"params.yaml: data.{dataset}.validation_images: {settings.validation_images} leaves none of the "
-            f"{len(archive.train.images)} training images; choose fewer"
-        )
-    splits = {
-        "train": Split(archive.train.images[:cut], archive.train.labels[:cut]),
-        "val": Split(archive.train.images[cut:], archive.train.labels[cut:]),
-        "test": archive.test,
-    }
-    native = archive.train.images.shape[2]
+    reading = _read(dataset, settings, raw)
+    pictures = reading.pictures()
+    first = next(pictures)
+    shape = _shape(dataset, settings, reading, first)
+    counts = {split: len(labels) for split, labels in reading.labels.items()}
     with staged_folder(out) as folder:
-        for name, split in splits.items():
-            np.save(folder / f"{name}.npy", _resized(split.images, settings.image_size))
-            np.save(folder / f"{name}_labels.npy", split.labels)
-        train = np.load(folder / "train.npy", mmap_mode="r", allow_pickle=False)
-        mean, deviation = _channel_statistics(train)
+        channels = len(pixels(first, shape))
+        _write_images(folder, counts, channels, shape, chain([first], pictures), workers)
+        for split, labels in reading.labels.items():
+            np.save(folder / f"{split}_labels.npy", labels)
+        for split, identities in (reading.identities or {}).items():
+            np.save(folder / f"{split}_people.npy", identities)
+        if reading.kind == "people":
+            write_json(folder / "people.json", list(reading.classes))
+        mean, deviation = _channel_statistics(folder / "train.npy", counts["train"], channels, shape.size)
         card = {
             "dataset": dataset,
             "origin": origin,
+            "people": settings.source.kind in _REAL_PEOPLE,
+            "edition": reading.edition(shape.frame),
             "image_size": settings.image_size,
-            "channels": train.shape[1],
-            "classes": list(archive.classes),
-            "counts": {name: len(split.images) for name, split in splits.items()},
-            "class_counts": {
-                name: np.bincount(split.labels, minlength=len(archive.classes)).tolist()
-                for name, split in splits.items()
-            },
+            "channels": channels,
+            "labels": reading.kind,
+            "classes": [] if reading.kind == "people" else list(reading.classes),
+            "counts": counts,
+            "class_counts": {split: _class_counts(reading, labels) for split, labels in reading.labels.items()},
+            "people_counts": _people_counts(reading),
             "mean": mean,
             "std": deviation,
-            "crop": None,
-            "resize": None if native == settings.image_size else f"lanczos from {native}",
-            "split_rule": f"validation: the last {settings.validation_images} training images of the archive",
+            "crop": _crop_in_words(shape),
+            "resize": _resize_in_words(shape),
+            "split_rule": reading.split_rule,
             "sha256": {path.name: digest(path) for path in sorted(folder.glob("*.npy"))},
         }
         write_json(folder / "card.json", card)
     return card
 
 
-def _read_idx_archives(raw: Path) -> Raw:
-    splits = []
-    for name in ("train", "t10k"):
-        image_path, label_path = raw / f"{name}-images-idx3-ubyte.gz", raw / f"{name}-labels-idx1-ubyte.gz"
-        images, labels = read_idx(image_path), read_idx(label_path)
-        if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or images.shape[1] != images.shape[2]:
-            raise GenlibError(
-                f"{image_path}: shape {images.shape} does not go with {label_path.name} {labels.shape}; "
-                "delete both and run dvc repro"
+def worker_count(environ: Mapping[str, str]) -> int:
+    """The number that GENLIB_WORKERS gives, else the number of CPUs that this process may use."""
+    value = environ.get(WORKERS, "").strip()
+    if value:
+        if not (value.isascii() and value.isdecimal() and 1 <= len(value) <= 4 and int(value) >= 1):
+            raise GenlibError(f"{WORKERS}: {value!r} is not a whole number from 1 to 9999; set one, or unset it")
+        return int(value)
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _read(dataset: str, settings: DatasetSettings, raw: Path) -> Reading:
+    match settings:
+        case IdxSettings():
+            return mnist.read(dataset, settings, raw)
+        case LfwSettings():
+            return lfw.read(dataset, settings, raw)
+        case CelebaSettings():
+            return celeba.read(settings, raw)
+    raise TypeError(f"no reader for {type(settings).__name__}")
+
+
+def _shape(dataset: str, settings: DatasetSettings, reading: Reading, first: Picture) -> Shape:
+    """What every picture has and becomes, by the first one."""
+    width, height = frame_of(first)
+    if reading.crop is None:
+        return Shape((width, height), (0, 0, width, height), settings.image_size)
+    side = reading.crop(width)
+    if not 1 <= side <= min(width, height):
+        raise GenlibError(
+            f"params.yaml: data.{dataset}.crop: comes to {side} pixels in frames of {width} x {height}; choose another"
+        )
+    left, upper = (width - side) // 2, (height - side) // 2
+    return Shape((width, height), (left, upper, left + side, upper + side), settings.image_size)
+
+
+def _write_images(
+    folder: Path, counts: Mapping[str, int], channels: int, shape: Shape, pictures: Iterator[Picture], workers: int
+) -> None:
+    """Write <split>.npy, uint8 N C H W: the pictures are read here, decoded by `workers` threads, put in their places.
+
+    A bounded number of pictures is in memory at a time. The files are written, not mapped, for the pages of a mapped
+    file count as memory in use.
+    """
+    size = channels * shape.size**2
+    check_space(folder, sum(counts.values()) * size, str(folder))
+    pending: deque[Future[list[tuple[str, int, Images]]]] = deque()
+    with _open_arrays(folder, counts, (channels, shape.size, shape.size)) as files, ThreadPoolExecutor(workers) as pool:
+
+        def write_next() -> None:
+            for split, row, image in pending.popleft().result():
+                file, start = files[split]
+                file.seek(start + row * size)
+                file.write(image.tobytes())
+
+        try:
+            for batch in _batches(pictures):
+                pending.append(pool.submit(_decoded, batch, shape))
+                if len(pending) > workers * _BATCHES_PER_WORKER:
+                    write_next()
+            while pending:
+                write_next()
+        finally:
+            for future in pending:
+                future.cancel()
+
+
+def _decoded(batch: list[Picture], shape: Shape) -> list[tuple[str, int, Images]]:
+    return [(picture.split, picture.row, pixels(picture, shape)) for picture in batch]
+
+
+def _batches(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:
+    """Pictures in portions worth handing to a thread, bounded in number and bytes."""
+    batch: list[Picture] = []
+    total = 0
+    for picture in pictures:
+        batch.append(picture)
+        total += len(picture.content)
+        if len(batch) == _BATCH_IMAGES or total > _BATCH_BYTES:
+            yield batch
+            batch, total = [], 0
+    if batch:
+        yield batch
+
+
+@contextmanager
+def _open_arrays(
+    folder: Path, counts: Mapping[str, int], shape: tuple[int, int, int]
+) -> Iterator[dict[str, tuple[BufferedWriter, int]]]:
+    """For each split its .npy file, and where in it the first image starts."""
+    with ExitStack() as stack:
+        files = {}
+        for split, count in counts.items():
+            file = stack.enter_context((folder / f"{split}.npy").open("wb"))
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
+            np.lib.format.write_array_header_1_0(file, header)
+            files[split] = (file, file.tell())
+        yield files
+
+
+def _channel_statistics(path: Path, count: int, channels: int, size: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel of a .npy file, uint8 count channels size size; pixels in 0..1.
+
+    From exact integer sums, so independent of the portions in which it is read.
+    """
+    total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
+    levels = np.arange(256)
+    image_bytes = channels * size**2
+    portion = max(1, _PORTION_BYTES // image_bytes)
+    with path.open("rb") as file:
+        file.seek(-count * image_bytes, os.SEEK_END)
+        for start in range(0, count, portion):
+            images = min(portion, count - start)
+            values = np.fromfile(file, np.uint8, images * image_bytes).reshape(images, channels, size**2)
+            histograms = np.stack(
+                [np.bincount(values[:, channel].ravel(), minlength=256) for channel in range(channels)]
             )
-        if labels.max(initial=0) > 9:
-            raise GenlibError(f"{label_path}: label {labels.max()} is not a digit; delete it and run dvc repro")
-        splits.append(Split(images, labels.astype(np.int64)))
-    train, test = splits
-    return Raw(train, test, tuple("0123456789"))
-
-
-_READERS: dict[str, Callable[[Path], Raw]] = {"mnist": _read_idx_archives, "digits": _read_idx_archives}
-
-
-def _resized(images: Images, size: int) -> Images:
-    """Images N H W to N 1 size size; Lanczos, antialiased when shrinking."""
-    if images.shape[1] == size:
-        return np.ascontiguousarray(images[:, None])
-    resized = np.empty((len(images), 1, size, size), np.uint8)
-    for index, image in enumerate(images):
-        resized[index, 0] = np.asarray(Image.fromarray(image).resize((size, size), Image.Resampling.LANCZOS))
-    return resized
-
-
-def _channel_statistics(images: Images) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel, pixels in 0..1; exact integer sums, so independent of chunking."""
-    total = np.zeros(images.shape[1], np.int64)
-    squares = np.zeros(images.shape[1], np.int64)
-    for start in range(0, len(images), _CHUNK):
-        chunk = images[start : start + _CHUNK].astype(np.int64)
-        total += chunk.sum(axis=(0, 2, 3))
-        squares += (chunk * chunk).sum(axis=(0, 2, 3))
-    pixels = images.size // images.shape[1]
-    mean = total / pixels
-    deviation = np.sqrt(squares / pixels - mean**2)
+            total += histograms @ levels
+            squares += histograms @ levels**2
+    pixels_per_channel = count * size**2
+    mean = total / pixels_per_channel
+    deviation = np.sqrt(squares / pixels_per_channel - mean**2)
     return (mean / 255).round(6).tolist(), (deviation / 255).round(6).tolist()
+
+
+def _class_counts(reading: Reading, labels: Labels) -> list[int]:
+    match reading.kind:
+        case "classes":
+            counts = np.bincount(labels, minlength=len(reading.classes))
+        case "attributes":
+            counts = labels.sum(axis=0)
+        case "people":
+            counts = np.empty(0, np.int64)
+    return [int(count) for count in counts]
+
+
+def _people_counts(reading: Reading) -> dict[str, int] | None:
+    who = reading.labels if reading.kind == "people" else reading.identities
+    return None if who is None else {split: len(np.unique(people)) for split, people in who.items()}
+
+
+def _crop_in_words(shape: Shape) -> str | None:
+    left, upper, right, lower = shape.box
+    (width, height), side = shape.frame, (right - left, lower - upper)
+    return None if side == shape.frame else f"central {side[0]} x {side[1]} of {width} x {height}"
+
+
+def _resize_in_words(shape: Shape) -> str | None:
+    side = shape.box[2] - shape.box[0]
+    return None if side == shape.size else f"lanczos from {side}"

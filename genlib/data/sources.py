@@ -17,15 +17,19 @@ from filelock import FileLock, Timeout
 
 from genlib.data import drive
 from genlib.data.fetch import DEFAULT, SourceError, Transfer, download
-from genlib.data.kinds import mnist
+from genlib.data.kinds import celeba, lfw, mnist
 from genlib.data.meter import say
 from genlib.data.mirror import LIST_NAME, VARIABLE, Mirror, find_mirror, open_mirror
 from genlib.data.official import MismatchError, RemoteFile, Verified, verify
 from genlib.errors import GenlibError
 from genlib.files import digest, staged_folder, write_json
-from genlib.settings import DigitsSource, Source
+from genlib.settings import DigitsSource, FacesSource, Source
 
-CATALOGUE: Mapping[str, tuple[RemoteFile, ...]] = {"mnist": mnist.OFFICIAL}
+CATALOGUE: Mapping[str, tuple[RemoteFile, ...]] = {
+    "mnist": mnist.OFFICIAL,
+    "lfw": lfw.OFFICIAL,
+    "celeba": celeba.OFFICIAL,
+}
 """The official files of each kind of source."""
 
 
@@ -47,6 +51,11 @@ def provide_dataset(source: Source, dataset: str, out: Path, work: Path) -> None
         from genlib.data.kinds.digits import draw_digits
 
         draw_dataset(dataset, out, lambda folder: draw_digits(folder, source.train_images, source.test_images))
+    elif isinstance(source, FacesSource):
+        from genlib.data.kinds.faces import draw_faces
+
+        counts = (source.train_images, source.validation_images, source.test_images)
+        draw_dataset(dataset, out, lambda folder: draw_faces(folder, *counts))
     else:
         fetch_dataset(source.kind, dataset, out, work)
 
