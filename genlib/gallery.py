@@ -1,17 +1,26 @@
-"""Every picture of a trained model, by what the model can do: draw, encode, denoise, animate its training."""
+"""Every picture of a trained model, by what the model can do: draw, encode, denoise, animate its training.
 
+They go into two folders: `figures` for what may be published (generated images, curves, codes), `real` for every
+picture in which images of the dataset, or what became of them, appear.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
 from genlib import rng
 from genlib.data.arrays import Images, Labels, Split
 from genlib.data.batches import to_float, to_uint8
-from genlib.figures import animation, curves, grids, latent
+from genlib.errors import GenlibError
+from genlib.figures import animation, curves, grids, latent, moments
+from genlib.figures.neighbours import nearest, neighbours
 from genlib.files import write_json
 from genlib.metrics.gradient_variance import gradient_variance
 from genlib.models import Model
@@ -19,6 +28,12 @@ from genlib.settings import SampleSettings
 
 _COLUMNS = 8
 _STEPS = 10
+_NEIGHBOURS_OF = 8
+_CHANGED = 4
+_STRENGTHS = np.linspace(-2, 2, 7)
+_MEAN_OF = 20_000
+_BATCH = 250
+_LARGE = 48
 _GRADIENTS = {
     "reparameterized": "pathwise",
     "score function": "score_function",
@@ -26,65 +41,110 @@ _GRADIENTS = {
 }
 
 
+@dataclass(frozen=True)
+class Data:
+    """A dataset as pictures need it: its card, its training split, and the validation split (test is evaluate's)."""
+
+    card: Mapping[str, Any]
+    train: Split
+    heldout: Split
+
+
 def draw(
     model: Model,
     samples: Images,
     log: Path,
-    train: Split,
-    heldout: Split,
-    classes: list[str],
+    data: Data,
+    attributes: Mapping[str, int],
     settings: SampleSettings,
-    out: Path,
+    figures: Path,
+    real: Path,
 ) -> None:
-    """Write the figures of a model to the folder `out`.
+    """Write the pictures of a model to two existing folders.
 
     Args:
         model: trained.
         samples: its samples, uint8 N C H W.
         log: what the train stage left: history.csv, steps.csv, progress.safetensors.
-        train: the training split, of which the first images are shown.
-        heldout: the validation split; the test split is evaluate's.
-        classes: names of the labels.
+        data: what it was trained on.
+        attributes: those whose directions are drawn, as `attribute_columns` gives them.
         settings: how much to draw.
-        out: an existing folder.
+        figures: for pictures without images of the dataset.
+        real: for the others; data.png is always there.
     """
-    grids.save_png(grids.grid(train.images[: settings.grid], 2 * _COLUMNS), out / "data.png")
-    grids.save_png(grids.grid(samples[: settings.grid], _COLUMNS), out / "samples.png")
+    objective = model.objective
+    encodes = hasattr(objective, "encode")
+    progress = _progress(log / "progress.safetensors")
+    _save(data.train.images[: settings.grid], _COLUMNS if _large(model) else 2 * _COLUMNS, real / "data.png")
+    _save(samples[: settings.grid], _COLUMNS, figures / "samples.png")
     if model.averaged is not None:
         last = model.sample(settings.grid, model.seed, averaged=False).numpy()
-        grids.save_png(grids.grid(last, _COLUMNS), out / "samples_last.png")
-    curves.loss_curves(log / "steps.csv", log / "history.csv", out / "curves.png")
-    progress = _progress(log / "progress.safetensors")
-    seen = progress["images_seen"].tolist()
-    side = max(1, round(progress["samples"].shape[1] ** 0.5))
-    animation.progress_gif(progress["samples"].numpy(), seen, out / "progress.gif", columns=side)
-
-    if not hasattr(model.objective, "encode"):
-        ends = rng.latents(2 * settings.interpolations, model.settings.latent_dim, model.seed, "interpolations")
-        half = settings.interpolations
-        grids.save_png(_interpolations(model, ends[:half], ends[half:]), out / "interpolations.png")
-        return
-
-    shown = min(2, len(heldout.images) // _COLUMNS) * _COLUMNS or len(heldout.images)
-    images = np.array(heldout.images[:shown])
-    pairs = min(settings.interpolations, len(heldout.images) // 2)
-    ends = _encode(model, np.array(heldout.images[: 2 * pairs]))
-    if pairs > 0:
-        grids.save_png(_interpolations(model, ends[:pairs], ends[pairs:]), out / "interpolations.png")
-    noise = getattr(model.settings, "noise", 0.0)
-    if noise > 0:
-        noisy = corrupted(model, images)
-        restored = model.decode(_encode(model, noisy)).numpy()
-        kinds = [("noisy", noisy), ("restored", restored), ("clean", images)]
-        grids.save_png(grids.interleaved(kinds, min(_COLUMNS, shown)), out / "denoising.png")
+        _save(last, _COLUMNS, figures / "samples_last.png")
+    _neighbours(model, samples, data.train.images, settings, real / "neighbours.png")
+    curves.loss_curves(log / "steps.csv", log / "history.csv", figures / "curves.png")
+    _learning(model, progress, figures if draws_from_prior(model) else real)
+    if encodes:
+        _of_images(model, data.heldout.images, settings, real)
+        _attributes(model, data, attributes, figures, real)
     else:
-        grids.save_png(
-            grids.pairs(images, reconstruct(model, images), min(_COLUMNS, shown)), out / "reconstructions.png"
-        )
-    if model.settings.latent_dim == 2:
-        _two_dimensions(model, progress, seen, heldout, classes, settings, out)
-    if hasattr(model.objective, "posterior"):
-        _gradients(model, heldout, settings, out)
+        half = settings.interpolations
+        ends = rng.latents(2 * half, model.settings.latent_dim, model.seed, "interpolations")
+        _interpolations(model, ends[:half], ends[half:], figures / "interpolations.png")
+    if encodes and model.settings.latent_dim == 2:
+        _two_dimensions(model, progress, data, attributes, settings, figures)
+    if hasattr(objective, "posterior"):
+        _gradients(model, data.heldout, settings, figures)
+
+
+def draws_from_prior(model: Model) -> bool:
+    """Whether the model's codes have a distribution to draw from, as a VAE's and a GAN's have and an autoencoder's not.
+
+    Where they have none, the pictures of training's progress are made of the dataset's images (`Objective.preview`).
+    """
+    return hasattr(model.objective, "posterior") or not hasattr(model.objective, "encode")
+
+
+def attribute_columns(data: Data, names: Sequence[str]) -> dict[str, int]:
+    """The columns of the labels that `names` stand for; none where the dataset's labels are not attributes.
+
+    Raises:
+        GenlibError: the dataset lacks an attribute, or all or none of its training images have it.
+    """
+    if data.card["labels"] != "attributes":
+        return {}
+    known: list[str] = data.card["classes"]
+    dataset = data.card["dataset"]
+    for name in names:
+        if name not in known:
+            raise GenlibError(
+                f"params.yaml: sample.attributes: {name!r} is no attribute of {dataset}; the dataset has "
+                + ", ".join(known)
+            )
+        have = int(data.train.labels[:, known.index(name)].sum())
+        if have in (0, len(data.train.labels)):
+            raise GenlibError(
+                f"params.yaml: sample.attributes: {name!r}: {have:,} of {len(data.train.labels):,} training images of "
+                f"{dataset} have it, so that it has no direction; leave it out"
+            )
+    return {name: known.index(name) for name in names}
+
+
+def attribute_direction(model: Model, images: Images, labels: NDArray[np.int64]) -> Tensor:
+    """From the mean code of images without an attribute to the mean code of those with it, float32 Z.
+
+    Args:
+        model: one that encodes.
+        images: training images, uint8 N C H W; the first 20,000 of either kind are taken.
+        labels: 0 or 1, N; both occur.
+    """
+
+    def mean_code(value: int) -> Tensor:
+        chosen = np.flatnonzero(labels == value)[:_MEAN_OF]
+        batches = (chosen[start : start + _BATCH] for start in range(0, len(chosen), _BATCH))
+        total = sum(_encode(model, images[batch]).double().sum(0) for batch in batches)
+        return torch.as_tensor(total) / len(chosen)
+
+    return (mean_code(1) - mean_code(0)).float()
 
 
 def reconstruct(model: Model, images: Images) -> Images:
@@ -103,32 +163,113 @@ def corrupted(model: Model, images: Images) -> Images:
 @torch.no_grad()
 def _encode(model: Model, images: Images) -> Tensor:
     objective: Any = model.objective
-    batches = torch.split(torch.from_numpy(images), 250)
+    batches = torch.split(torch.from_numpy(images), _BATCH)
     return torch.cat([objective.encode(model.networks, to_float(batch.to(model.device))).cpu() for batch in batches])
 
 
-def _interpolations(model: Model, start: Tensor, end: Tensor) -> Any:
+def _save(images: Images, columns: int, path: Path) -> None:
+    grids.save_png(grids.grid(images, columns, grids.fitting_scale(images.shape[-1], columns)), path)
+
+
+def _large(model: Model) -> bool:
+    return model.shape[2] >= _LARGE
+
+
+def _neighbours(model: Model, samples: Images, train: Images, settings: SampleSettings, path: Path) -> None:
+    shown = samples[:_NEIGHBOURS_OF]
+    found = nearest(shown, train, min(settings.neighbours, len(train)), mirror=model.settings.flip)
+    grids.save_png(neighbours(shown, train, found), path)
+
+
+def _learning(model: Model, progress: dict[str, Tensor], out: Path) -> None:
+    """Training as it went: an animation, and four points of it."""
+    frames, seen = progress["samples"].numpy(), progress["images_seen"].tolist()
+    grids.save_png(moments.training_points(frames, seen), out / "training_points.png")
+    if _large(model):  # fewer and unmagnified: animations in colour compress badly
+        frames = frames[:, : animation.LARGE_IMAGES]
+    side = max(1, round(frames.shape[1] ** 0.5))
+    animation.progress_gif(frames, seen, out / "progress.gif", columns=side, scale=1 if _large(model) else 2)
+
+
+def _of_images(model: Model, heldout: Images, settings: SampleSettings, real: Path) -> None:
+    """What becomes of held-out images."""
+    shown = min(2, len(heldout) // _COLUMNS) * _COLUMNS or len(heldout)
+    columns = min(_COLUMNS, shown)
+    images = np.array(heldout[:shown])
+    pairs = min(settings.interpolations, len(heldout) // 2)
+    if pairs > 0:
+        ends = _encode(model, np.array(heldout[: 2 * pairs]))
+        _interpolations(model, ends[:pairs], ends[pairs:], real / "interpolations.png")
+    scale = grids.fitting_scale(images.shape[-1], columns)
+    if getattr(model.settings, "noise", 0.0) > 0:
+        noisy = corrupted(model, images)
+        kinds = [("noisy", noisy), ("restored", reconstruct(model, noisy)), ("clean", images)]
+        grids.save_png(grids.interleaved(kinds, columns, scale), real / "denoising.png")
+    else:
+        picture = grids.pairs(images, reconstruct(model, images), columns, scale=scale)
+        grids.save_png(picture, real / "reconstructions.png")
+
+
+def _interpolations(model: Model, start: Tensor, end: Tensor, path: Path) -> None:
     """A row for each pair: decoded from codes on the straight line between two."""
     weights = torch.linspace(0, 1, _STEPS)[None, :, None]
     codes = torch.lerp(start[:, None], end[:, None], weights).flatten(0, 1)
-    return grids.grid(model.decode(codes).numpy(), _STEPS)
+    _save(model.decode(codes).numpy(), _STEPS, path)
+
+
+def _attributes(model: Model, data: Data, attributes: Mapping[str, int], figures: Path, real: Path) -> None:
+    """Codes moved along the directions of attributes: of held-out images, and drawn ones where there is a prior."""
+    if not attributes:
+        return
+    directions = {
+        name: attribute_direction(model, data.train.images, data.train.labels[:, column])
+        for name, column in attributes.items()
+    }
+    codes = _encode(model, np.array(data.heldout.images[:_CHANGED]))
+    _along(model, codes, directions, real / "attributes.png")
+    if draws_from_prior(model):
+        drawn = rng.latents(_CHANGED, model.settings.latent_dim, model.seed, "attributes")
+        _along(model, drawn, directions, figures / "attributes_samples.png")
+
+
+def _along(model: Model, codes: Tensor, directions: Mapping[str, Tensor], path: Path) -> None:
+    """A row for each direction and code: the code moved by each strength times the direction, decoded."""
+    strengths = torch.from_numpy(_STRENGTHS).float()[:, None]
+    labelled = [
+        (name, model.decode(code + strengths * direction).numpy())
+        for name, direction in directions.items()
+        for code in codes
+    ]
+    headings = [f"{strength:+.1f}" if strength else "0" for strength in _STRENGTHS]
+    scale = grids.fitting_scale(model.shape[2], len(headings))
+    grids.save_png(grids.rows(labelled, scale, headings=headings), path)
 
 
 def _two_dimensions(
     model: Model,
     progress: dict[str, Tensor],
-    seen: list[int],
-    heldout: Split,
-    classes: list[str],
+    data: Data,
+    attributes: Mapping[str, int],
     settings: SampleSettings,
-    out: Path,
+    figures: Path,
 ) -> None:
-    codes = progress["codes"].numpy()
-    labels: Labels = np.array(heldout.labels[: codes.shape[1]])
-    latent.codes_figure(codes[-1], labels, classes, out / "codes.png")
-    latent.codes_gif(codes, labels, classes, seen, out / "codes.gif")
+    codes, seen = progress["codes"].numpy(), progress["images_seen"].tolist()
+    labels, names = _colours(data, attributes)
+    labels = labels[: codes.shape[1]]
+    latent.codes_figure(codes[-1], labels, names, figures / "codes.png")
+    latent.codes_gif(codes, labels, names, seen, figures / "codes.gif")
     square = model.decode(torch.from_numpy(latent.manifold_codes(settings.manifold))).numpy()
-    grids.save_png(latent.manifold(square, settings.manifold), out / "manifold.png")
+    grids.save_png(latent.manifold(square, settings.manifold), figures / "manifold.png")
+
+
+def _colours(data: Data, attributes: Mapping[str, int]) -> tuple[Labels, list[str]]:
+    """What tells held-out codes apart by colour: classes, or the first attribute; nothing where labels are people."""
+    labels = np.array(data.heldout.labels)
+    if data.card["labels"] == "classes":
+        return labels, data.card["classes"]
+    for name, column in attributes.items():
+        return labels[:, column], [f"not {name}", name]
+    return np.zeros(len(labels), np.int64), ["held-out images"]
 
 
 def _gradients(model: Model, heldout: Split, settings: SampleSettings, out: Path) -> None:

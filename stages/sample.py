@@ -1,4 +1,4 @@
-"""Stage sample: images drawn from a trained model, and its figures."""
+"""Stage sample: images drawn from a trained model, and its pictures."""
 
 from pathlib import Path
 from typing import Annotated
@@ -17,22 +17,30 @@ def main(
     log: Annotated[Path, typer.Option(help="Folder that the train stage wrote.")],
     data: Annotated[Path, typer.Option(help="Folder of the processed dataset.")],
     samples: Annotated[Path, typer.Option(help="Array of samples to write, uint8 N C H W.")],
-    figures: Annotated[Path, typer.Option(help="Folder of figures to write.")],
+    figures: Annotated[Path, typer.Option(help="Folder of figures to write: none shows the dataset's images.")],
+    real: Annotated[Path, typer.Option(help="Folder to write of pictures that do.")],
 ) -> None:
-    """Draw images for evaluation and every picture of a trained model."""
+    """Draw images for evaluation and every picture of a trained model.
+
+    As many images are drawn as `sample.images` says, but no more than the test split has: FID compares equal counts.
+    """
     settings = params.load().sample
     trained = models.load(model, device.choose())
-    train, heldout, classes = open_split(data, "train"), open_split(data, "val"), open_card(data)["classes"]
-    images = trained.sample(settings.images, trained.seed).numpy()
-    with staged_folder(figures) as folder:
-        gallery.draw(trained, images, log, train, heldout, classes, settings, folder)
-        count = len(list(folder.iterdir()))
+    card = open_card(data)
+    dataset = gallery.Data(card, open_split(data, "train"), open_split(data, "val"))
+    attributes = gallery.attribute_columns(dataset, settings.attributes)
+    images = trained.sample(min(settings.images, card["counts"]["test"]), trained.seed).numpy()
+    with staged_folder(real) as private, staged_folder(figures) as public:
+        gallery.draw(trained, images, log, dataset, attributes, settings, public, private)
+        count = len([*public.iterdir(), *private.iterdir()])
     with staged_file(samples) as partial, partial.open("wb") as file:
         np.save(file, images)
     names = {"dataset": trained.settings.dataset, "model": trained.settings.model}
     with tracking.resume_run(trained.settings.lane, trained.run, **names, model_sha256=digest(model)) as tracker:
         tracker.log_figures(figures, step=0)
-    print(f"{trained.run}: {len(images):,} samples in {samples}, {count} figures in {figures}")
+        if not card["people"]:  # photographs of people stay on this machine; a tracking server may be elsewhere
+            tracker.log_figures(real, step=0)
+    print(f"{trained.run}: {len(images):,} samples in {samples}, {count} pictures in {figures} and {real}")
 
 
 if __name__ == "__main__":

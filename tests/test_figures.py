@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageSequence
 
 from genlib.errors import GenlibError
-from genlib.figures import animation, curves, grids, latent
+from genlib.figures import animation, curves, grids, latent, moments
+from genlib.figures.neighbours import nearest, neighbours
 from genlib.figures.style import COLOURS
 
 GREY = np.arange(5 * 1 * 3 * 4, dtype=np.uint8).reshape(5, 1, 3, 4)
@@ -104,6 +105,120 @@ def test_rows_that_do_not_fit_are_refused() -> None:
         grids.pairs(GREY, GREY, columns=2)
     with pytest.raises(GenlibError, match="same multiple"):
         grids.interleaved([("noisy", GREY), ("clean", GREY[:4])], columns=1)
+
+
+def test_headings_stand_above_their_columns() -> None:
+    images = noise(3, 3, 20, 20)
+    bare = np.asarray(grids.rows([("a", images), ("b", images)], scale=2))
+    headed = np.asarray(grids.rows([("a", images), ("b", images)], scale=2, headings=["-1", "", "+1"]))
+    assert (headed[grids.LINE :] == bare).all()
+    margin = headed.shape[1] - 3 * 41 - 1
+    columns = [headed[: grids.LINE, margin + 41 * at : margin + 41 * (at + 1)] for at in range(3)]
+    assert [bool(column.min() < 128) for column in columns] == [True, False, True]
+    with pytest.raises(GenlibError, match="2 headings for 3 columns"):
+        grids.rows([("a", images)], headings=["x", "y"])
+
+
+def test_beside_keeps_each_picture() -> None:
+    a, b = grids.grid(noise(1, 3, 5, 7), 1, pad=0), grids.grid(noise(1, 3, 9, 4, seed=1), 1, pad=0)
+    drawn = np.asarray(grids.beside([a, b], gap=3))
+    assert drawn.shape == (18, 14 + 3 + 8, 3)
+    assert (drawn[:10, :14] == np.asarray(a)).all()
+    assert (drawn[:, 17:] == np.asarray(b)).all()
+    assert (drawn[10:, :17] == 255).all()
+    for wrong in ([], [a, a.convert("L")]):
+        with pytest.raises(GenlibError, match="beside"):
+            grids.beside(wrong)
+
+
+# Nearest neighbours
+
+
+@pytest.mark.parametrize("mirror", [False, True])
+def test_nearest_is_what_brute_force_finds(mirror: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("genlib.figures.neighbours._CHUNK_BYTES", 8 * 3 * 4 * 5 * 7)  # seven images at a time
+    images, queries = noise(40, 3, 4, 5, seed=1), noise(6, 3, 4, 5, seed=2)
+    images[9] = queries[1]
+    images[33] = queries[2][..., ::-1]
+    images[20] = images[11]  # equally near
+    found = nearest(queries, images, 40, mirror)
+    for query, indices, mirrored, distances in zip(
+        queries, found.indices, found.mirrored, found.distances, strict=True
+    ):
+        expected = []
+        for index, image in enumerate(images / 255):
+            ways = [image, image[..., ::-1]] if mirror else [image]
+            each = [np.sqrt(np.mean((query / 255 - way) ** 2)) for way in ways]
+            expected.append((min(each), index, int(np.argmin(each))))
+        expected.sort(key=lambda entry: (round(entry[0], 9), entry[1]))
+        assert list(indices) == [index for _, index, _ in expected]
+        assert list(mirrored) == [bool(way) for _, _, way in expected]
+        assert distances == pytest.approx([distance for distance, _, _ in expected])
+    assert (found.indices[1, 0], found.distances[1, 0]) == (9, 0)
+    assert bool(found.distances[2, 0] == 0) == mirror
+
+
+def test_nearest_refuses_what_does_not_match() -> None:
+    for queries, count in ((noise(2, 1, 4, 5), 1), (noise(2, 3, 4, 5), 9), (noise(2, 3, 4, 5), 0)):
+        with pytest.raises(GenlibError, match="neighbours"):
+            nearest(queries, noise(8, 3, 4, 5), count, mirror=False)
+
+
+def test_neighbours_picture_shows_each_beside_its_sample() -> None:
+    samples, images = noise(2, 3, 64, 64, seed=3), noise(5, 3, 64, 64, seed=4)
+    images[4] = samples[1][..., ::-1]
+    found = nearest(samples, images, 2, mirror=True)
+    picture = np.asarray(neighbours(samples, images, found))
+    line = 130 + grids.LINE
+    blocks = np.split(picture, [picture.shape[1] // 2], axis=1)
+    assert picture.shape[0] == grids.LINE + line  # two blocks of one line
+    for block, sample, row in zip((blocks[0], blocks[1][:, 16:]), samples, range(2), strict=True):
+        tiles = [block[grids.LINE + 1 :, left : left + 128][:128] for left in (1, 147, 277)]
+        shown = [images[index] for index in found.indices[row]]
+        shown = [image[..., ::-1] if turn else image for image, turn in zip(shown, found.mirrored[row], strict=True)]
+        for tile, image in zip(tiles, (sample, *shown), strict=True):
+            assert (tile == image.repeat(2, 1).repeat(2, 2).transpose(1, 2, 0)).all()
+    assert found.mirrored[1, 0]
+
+
+# Four points of training
+
+
+def test_four_points_are_the_nearest_frames() -> None:
+    seen = [0, *(round(64000 ** (n / 29)) for n in range(1, 30))]
+    chosen = [seen[index] for index in moments.four_points(seen)]
+    for share, count in zip((1 / 64, 1 / 16, 1 / 4, 1), chosen, strict=True):
+        ratios = {other: max(other / (share * 64000), share * 64000 / other) for other in seen if other}
+        assert ratios[count] == min(ratios.values())
+
+
+@pytest.mark.parametrize(
+    ("seen", "expected"),
+    [
+        ([0, 100, 200, 300, 400], [1, 2, 3, 4]),
+        ([0, 10, 60_000, 61_000, 64_000], [1, 2, 3, 4]),  # distinct, though two would suit one place
+        ([0, 1, 2, 3, 900, 1000, 4000, 16_000, 64_000], [5, 6, 7, 8]),
+        ([0, 100, 200, 400], [0, 1, 2, 3]),
+        ([0, 100], [0, 1]),
+        ([0], [0]),
+    ],
+)
+def test_four_points_are_distinct_and_trained_where_possible(seen: list[int], expected: list[int]) -> None:
+    assert moments.four_points(seen) == expected
+
+
+def test_training_points_show_the_frames_chosen() -> None:
+    frames = noise(9, 20, 1, 8, 8)
+    seen = [0, 1, 2, 3, 900, 1000, 4000, 16_000, 64_000]
+    picture = np.asarray(moments.training_points(frames, seen))
+    width = 4 * 17 + 1
+    assert picture.shape == (width + grids.LINE, 4 * width + 3 * 16)
+    for place, index in enumerate((5, 6, 7, 8)):
+        left = place * (width + 16)
+        assert (picture[:width, left : left + width] == np.asarray(grids.grid(frames[index, :16], 4))).all()
+        assert picture[width:, left : left + width].min() < 128  # its caption
+    with pytest.raises(GenlibError, match="9 frames, 2 counts"):
+        moments.training_points(frames, [0, 1])
 
 
 def test_png_bytes_are_bare_and_repeatable(tmp_path: Path) -> None:
@@ -361,7 +476,8 @@ def test_a_users_matplotlibrc_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("module", "forbidden"),
-    [("grids", ["matplotlib", "torch"]), ("animation", ["matplotlib", "torch"]),
+    [("grids", ["matplotlib", "torch"]), ("moments", ["matplotlib", "torch"]), ("neighbours", ["matplotlib", "torch"]),
+     ("animation", ["matplotlib", "torch"]),
      ("latent", ["matplotlib.pyplot", "torch"]), ("curves", ["matplotlib.pyplot", "torch"])],
 )  # fmt: skip
 def test_imports_stay_light(module: str, forbidden: list[str]) -> None:

@@ -11,6 +11,8 @@ from genlib.figures.grids import Pixels, captioned, grid, refuse_blank
 from genlib.files import write_bytes
 
 HOLD_SECONDS = 2.0
+LARGE_IMAGES = 16
+"""Of images of 64 x 64 and more in an animation, so that 30 frames stay under about 2.5 MB."""
 
 
 def progress_gif(

@@ -14,8 +14,17 @@ from genlib.files import write_bytes
 Pixels = NDArray[np.uint8]
 
 TEXT_SIZE = 14
+PAGE_WIDTH = 1300
+"""Pixels; wider pictures are shrunk by most screens, which blurs them."""
 _WHITE, _INK = 255, 40
 _MARGIN = 6
+LINE = TEXT_SIZE + 2 * _MARGIN
+"""Height in pixels of a line of text with its margins."""
+
+
+def fitting_scale(width: int, columns: int) -> int:
+    """2, or 1 where `columns` images of `width` pixels drawn twice as large would be wider than `PAGE_WIDTH`."""
+    return 2 if columns * (2 * width + 1) + 1 <= PAGE_WIDTH else 1
 
 
 def grid(images: Pixels, columns: int, scale: int = 2, pad: int = 1) -> Image.Image:
@@ -49,7 +58,9 @@ def grid(images: Pixels, columns: int, scale: int = 2, pad: int = 1) -> Image.Im
     return Image.fromarray(canvas[:, :, 0] if channels == 1 else canvas)
 
 
-def rows(labelled: Sequence[tuple[str, Pixels]], scale: int = 2, pad: int = 1) -> Image.Image:
+def rows(
+    labelled: Sequence[tuple[str, Pixels]], scale: int = 2, pad: int = 1, headings: Sequence[str] = ()
+) -> Image.Image:
     """Stack rows of images, each with its label on the left.
 
     Args:
@@ -57,21 +68,46 @@ def rows(labelled: Sequence[tuple[str, Pixels]], scale: int = 2, pad: int = 1) -
             the same shape.
         scale: as in `grid`.
         pad: as in `grid`.
+        headings: what stands above the columns, one text for each; none leaves no place for them.
 
     Raises:
-        GenlibError: no rows, or rows whose shapes differ.
+        GenlibError: no rows, rows whose shapes differ, or another number of headings than columns.
     """
     shapes = {images.shape for _, images in labelled}
     if len(shapes) != 1:
         raise GenlibError(f"rows: shapes {sorted(shapes)}; give at least one row, all of the same shape N C H W")
     columns = labelled[0][1].shape[0]
+    if headings and len(headings) != columns:
+        raise GenlibError(f"rows: {len(headings)} headings for {columns} columns; give one for each")
     picture = grid(np.concatenate([images for _, images in labelled]), columns, scale, pad)
     margin = max(text_width(label) for label, _ in labelled) + 2 * _MARGIN
-    canvas = Image.new(picture.mode, (picture.width + margin, picture.height), white(picture.mode))
-    canvas.paste(picture, (margin, 0))
-    step = (picture.height - pad) / len(labelled)
+    top = LINE if headings else 0
+    canvas = Image.new(picture.mode, (picture.width + margin, picture.height + top), white(picture.mode))
+    canvas.paste(picture, (margin, top))
+    down, across = (picture.height - pad) / len(labelled), (picture.width - pad) / columns
     for index, (label, _) in enumerate(labelled):
-        write_text(canvas, label, (margin - _MARGIN, round(pad + step * (index + 0.5))), anchor="rm")
+        write_text(canvas, label, (margin - _MARGIN, top + round(pad + down * (index + 0.5))), anchor="rm")
+    for index, heading in enumerate(headings):
+        write_text(canvas, heading, (margin + round(pad + across * (index + 0.5)), top // 2), anchor="mm")
+    return canvas
+
+
+def beside(pictures: Sequence[Image.Image], gap: int = 16) -> Image.Image:
+    """Pictures of one mode side by side on white, their tops in one line, `gap` pixels between them.
+
+    Raises:
+        GenlibError: no pictures, or more than one mode.
+    """
+    modes = {picture.mode for picture in pictures}
+    if len(modes) != 1:
+        raise GenlibError(f"beside: pictures of modes {sorted(modes)}; give at least one, all of one mode")
+    mode = modes.pop()
+    width = sum(picture.width for picture in pictures) + gap * (len(pictures) - 1)
+    canvas = Image.new(mode, (width, max(picture.height for picture in pictures)), white(mode))
+    left = 0
+    for picture in pictures:
+        canvas.paste(picture, (left, 0))
+        left += picture.width + gap
     return canvas
 
 
@@ -116,9 +152,9 @@ def interleaved(kinds: Sequence[tuple[str, Pixels]], columns: int, scale: int = 
 
 def captioned(image: Image.Image, caption: str) -> Image.Image:
     """The picture with a line of text under it; the picture's own pixels stay as they are."""
-    canvas = Image.new(image.mode, (image.width, image.height + TEXT_SIZE + 2 * _MARGIN), white(image.mode))
+    canvas = Image.new(image.mode, (image.width, image.height + LINE), white(image.mode))
     canvas.paste(image, (0, 0))
-    write_text(canvas, caption, (image.width // 2, image.height + _MARGIN + TEXT_SIZE // 2), anchor="mm")
+    write_text(canvas, caption, (image.width // 2, image.height + LINE // 2), anchor="mm")
     return canvas
 
 

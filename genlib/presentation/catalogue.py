@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+DATASETS = {"mnist": "MNIST", "lfw": "LFW", "celeba": "CelebA", "digits": "drawn digits", "faces": "drawn faces"}
+
 MODELS = {"ae": "autoencoder", "vae": "variational autoencoder", "gan": "generative adversarial network"}
 
 STATED: Mapping[str, Mapping[str, object]] = {
@@ -12,7 +14,9 @@ STATED: Mapping[str, Mapping[str, object]] = {
         "net": "deck28", "width": 64, "discriminator_width": 64, "dropout": 0.3, "latent_dim": 100, "real_label": 1.0,
     },
 }  # fmt: skip
-"""What the presentation states of its networks on 28 x 28 images; a run that differs says so."""
+"""What the presentation states of its networks on 28 x 28 images; a run on such images that differs says so."""
+
+STATED_SIZE = 28
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
@@ -40,7 +44,13 @@ class Metric:
 METRICS = {
     "fid": Metric(
         "FID", "", "lower",
-        "distance between samples and real images, in the measuring network's features; real images reach the floor",
+        "distance between samples and real images, in the measuring network's features; real images reach the floor, "
+        "a Gaussian with the training pixels' mean and covariance the ceiling",
+    ),
+    "attribute_gap": Metric(
+        "Attribute gap", "%", "lower",
+        "between the shares of samples and of test images that are judged to have an attribute, mean over attributes",
+        percent=True,
     ),
     "classes_covered": Metric("Classes covered", "", "higher", "classes that the samples show often enough"),
     "min_class_share": Metric("Rarest class", "%", "higher", "its share of the samples", percent=True),
@@ -59,27 +69,54 @@ METRICS = {
 }  # fmt: skip
 """Known metrics in the order of showing; shares are shown in per cent."""
 
-FLOORS = {"fid": "fid_floor"}
-"""Metrics that are shown together with the value that real images reach."""
+LIMITS = {
+    "fid": {"floor": "fid_floor", "ceiling": "fid_ceiling"},
+    "attribute_gap": {"floor": "attribute_gap_floor"},
+}
+"""Metrics that are shown together with what real images reach, the floor, and what a Gaussian does, the ceiling."""
 
 
 @dataclass(frozen=True)
 class Figure:
-    """A known figure: its title and one sentence that says what to look for."""
+    """A known figure: its title and one or two sentences that say what to look for.
+
+    `plain`: images only, without text in it, so that it may be shown smaller than it is.
+    """
 
     title: str
     caption: str
+    plain: bool = False
 
 
 FIGURES = {
-    "data.png": Figure("Real images", "From the training data."),
-    "samples.png": Figure("Samples", "Drawn from random codes, not selected."),
-    "samples_last.png": Figure("Samples, last weights", "The same codes, without the running average of the weights."),
+    "data.png": Figure("Real images", "From the training data.", plain=True),
+    "samples.png": Figure("Samples", "Drawn from random codes, not selected.", plain=True),
+    "samples_last.png": Figure(
+        "Samples, last weights", "The same codes, without the running average of the weights.", plain=True
+    ),
+    "training_points.png": Figure(
+        "Four points of training", "The same random codes, decoded after more and more training images."
+    ),
     "progress.gif": Figure("Learning to draw", "The same random codes, decoded as training goes on."),
     "reconstructions.png": Figure("Reconstructions", "Held-out images, and what comes back from their codes."),
     "denoising.png": Figure("Denoising", "Held-out images with noise, what the network restores, and the truth."),
     "interpolations.png": Figure(
-        "Interpolations", "From the code of one held-out image to that of another, in equal steps."
+        "Interpolations", "From the code of one held-out image to that of another, in equal steps.", plain=True
+    ),
+    "attributes.png": Figure(
+        "Directions of attributes",
+        "Codes of held-out images, moved along the mean code of training images with the attribute minus the mean "
+        "without. 0 is the plain reconstruction; to the right the attribute should appear, and as little else change "
+        "as may be.",
+    ),
+    "attributes_samples.png": Figure(
+        "Directions of attributes, from random codes", "The same for samples: 0 is the sample as it was drawn."
+    ),
+    "neighbours.png": Figure(
+        "Is it memorising?",
+        "The first samples, each with the training images nearest to it (mirrored where training mirrored them and "
+        "that is nearer) and the root mean square difference of their pixels, from 0 to 1. A copy would be near 0 and "
+        "look the same; nearest in pixels is mostly nearest in pose, background and light.",
     ),
     "codes.png": Figure("Codes", "Each dot is a held-out image, coloured by its class, which training never saw."),
     "codes.gif": Figure("The latent space forming", "Codes of the same held-out images as training goes on."),
@@ -94,14 +131,23 @@ FIGURES = {
 
 FIGURES_OF = {
     ("ae", "samples.png"): Figure(
-        "Random codes, decoded", "Drawn from the unit Gaussian, which an autoencoder is not trained to fill."
+        "Random codes, decoded",
+        "Drawn from the unit Gaussian, which an autoencoder is not trained to fill.",
+        plain=True,
+    ),
+    ("ae", "training_points.png"): Figure(
+        "Four points of training", "The same held-out images, reconstructed after more and more training images."
     ),
     ("ae", "progress.gif"): Figure("Learning to reconstruct", "The same held-out images as training goes on."),
     ("gan", "samples.png"): Figure(
-        "Samples", "Drawn from random codes, not selected; with the running average of the weights if it is on."
+        "Samples",
+        "Drawn from random codes, not selected; with the running average of the weights if it is on.",
+        plain=True,
     ),
     ("gan", "curves.png"): Figure("The game", "Losses of both players, and what D makes of real and generated images."),
-    ("gan", "interpolations.png"): Figure("Interpolations", "From one random code to another, in equal steps."),
+    ("gan", "interpolations.png"): Figure(
+        "Interpolations", "From one random code to another, in equal steps.", plain=True
+    ),
 }
 """What a figure is called where its model gives it another meaning."""
 

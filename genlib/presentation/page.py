@@ -10,11 +10,13 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from genlib.errors import GenlibError
 from genlib.presentation import catalogue, text
 from genlib.presentation.pictures import Picture, embed
-from genlib.presentation.results import Card, MeasuredWith, RunResults, read_run, require
+from genlib.presentation.results import AttributeAccuracy, Card, Evaluation, MeasuredWith, RunResults, read_run, require
 from genlib.settings import RunSettings
 
 _DATA = "data.png"
-_SAID_ELSEWHERE = {"lane", "dataset", "model", "run", "metrics", "class_shares"}
+_NONE = "\u2013"
+_SAID_ELSEWHERE = {"lane", "dataset", "model", "run", "metrics", "class_shares", "attribute_shares"}
+_SAID_ELSEWHERE |= {"attribute_accuracy"}
 
 
 @dataclass(frozen=True)
@@ -40,14 +42,14 @@ class RunView:
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A row of the comparison table; `cells` and `floors` (None: has none) in the order of the runs.
+    """A row of the comparison table; `cells` and `limits` ("floor 1.2, ceiling 90", may be empty) by run.
 
     `best` holds the indices of the best cells; it is empty where all are equal or neither end of the scale is good.
     """
 
     metric: catalogue.Metric
     cells: Sequence[str]
-    floors: Sequence[str | None]
+    limits: Sequence[str]
     best: frozenset[int]
 
 
@@ -59,18 +61,29 @@ class Side:
     kind: str
     picture: Picture
     fid: str | None
-    floor: str | None
+    limits: str
+
+
+@dataclass(frozen=True)
+class AttributeRow:
+    """An attribute by the measuring network's judgement: its share of the test images, and of each run's samples."""
+
+    name: str
+    test: str
+    samples: Sequence[str]
 
 
 @dataclass(frozen=True)
 class DatasetView:
-    """A dataset with its runs."""
+    """A dataset with its runs. `accuracy`: of the measuring network on test images, by attribute; may be empty."""
 
     name: str
     card: Card
+    accuracy: Mapping[str, AttributeAccuracy]
     sample: Picture
     runs: Sequence[RunView]
     rows: Sequence[MetricRow]
+    attributes: Sequence[AttributeRow]
     yardsticks: Sequence[MeasuredWith]
     latents: Sequence[Side]
     samples: Sequence[Side]
@@ -121,18 +134,21 @@ def _environment() -> Environment:
 def _dataset(name: str, runs: Mapping[str, RunSettings], folders: Folders) -> DatasetView:
     results = {run: read_run(run, folders.runs / run, folders.metrics / f"{run}.json") for run in runs}
     first = {settings.model: run for run, settings in reversed(list(runs.items()))}
+    evaluations = {run: results[run].evaluation for run in runs}
     shown = next(iter(runs))
     return DatasetView(
         name=name,
-        card=results[shown].evaluation.dataset,
+        card=evaluations[shown].dataset,
+        accuracy=next((one.attribute_accuracy for one in evaluations.values() if one.attribute_accuracy), {}),
         sample=embed(
-            require(folders.runs / shown / "figures" / _DATA, f"sample@{shown}"),
+            require(folders.runs / shown / "real" / _DATA, f"sample@{shown}"),
             catalogue.FIGURES[_DATA],
             f"of the dataset {name}",
         ),
         runs=[_run(run, settings, results[run]) for run, settings in runs.items()],
         rows=_comparison([results[run].metrics for run in runs]),
-        yardsticks=list(dict.fromkeys(results[run].evaluation.measured_with for run in runs)),
+        attributes=_attributes(list(evaluations.values())),
+        yardsticks=list(dict.fromkeys(one.measured_with for one in evaluations.values())),
         latents=_beside(first, ("ae", "vae"), results, folders.runs),
         samples=_beside(first, ("vae", "gan"), results, folders.runs),
     )
@@ -145,7 +161,7 @@ def _run(run: str, settings: RunSettings, results: RunResults) -> RunView:
         name=run,
         kind=_kind(settings.model, results.settings),
         results=results,
-        departures=_departures(settings.model, results.settings),
+        departures=_departures(settings.model, results.settings, results.evaluation.dataset.image_size),
         settings=_shown(results.settings),
         evaluation=_shown(results.evaluation.model_dump()),
         figures=[
@@ -159,9 +175,9 @@ def _kind(model: str, settings: Mapping[str, Any]) -> str:
     return ("denoising " if settings.get("noise") else "") + catalogue.MODELS.get(model, model)
 
 
-def _departures(model: str, settings: Mapping[str, Any]) -> list[str]:
+def _departures(model: str, settings: Mapping[str, Any], image_size: int) -> list[str]:
     """Settings that are not what the presentation states, such as "output sigmoid (stated: relu)"."""
-    stated = catalogue.STATED.get(model, {})
+    stated = catalogue.STATED.get(model, {}) if image_size == catalogue.STATED_SIZE else {}
     return [
         f"{key} {text.value(settings[key])} (stated: {text.value(value)})"
         for key, value in stated.items()
@@ -183,15 +199,27 @@ def _beside(
         fid = _cell(numbers, "fid") if "fid" in numbers else None
         kind = catalogue.MODELS[model]
         picture = embed(path, catalogue.figure(path.name, model), f"of the run {run}, {kind}")
-        sides.append(Side(run, kind, picture, fid, _floor(numbers, "fid")))
+        sides.append(Side(run, kind, picture, fid, _limits(numbers, "fid")))
     return sides
+
+
+def _attributes(evaluations: Sequence[Evaluation]) -> list[AttributeRow]:
+    """A row for each attribute that a run's samples were judged by; empty if they were not."""
+    judged = dict.fromkeys(name for one in evaluations for name in one.attribute_shares)
+    rows = []
+    for name in judged:
+        shares = [one.attribute_shares.get(name) for one in evaluations]
+        test = next(share.test for share in shares if share is not None)
+        cells = [_NONE if share is None else text.percent(share.samples) for share in shares]
+        rows.append(AttributeRow(name, text.percent(test), cells))
+    return rows
 
 
 def _comparison(metrics: Sequence[Mapping[str, float]]) -> list[MetricRow]:
     present = list(dict.fromkeys(key for values in metrics for key in values))
-    floors = set(catalogue.FLOORS.values())
+    limits = {key for keys in catalogue.LIMITS.values() for key in keys.values()}
     known = [key for key in catalogue.METRICS if key in present]
-    unknown = [key for key in present if key not in catalogue.METRICS and key not in floors]
+    unknown = [key for key in present if key not in catalogue.METRICS and key not in limits]
     return [_row(key, metrics) for key in known + unknown]
 
 
@@ -203,19 +231,22 @@ def _row(key: str, metrics: Sequence[Mapping[str, float]]) -> MetricRow:
         target = min(values.values()) if metric.better == "lower" else max(values.values())
         best = frozenset(index for index, value in values.items() if value == target)
     cells = [_cell(numbers, key) for numbers in metrics]
-    return MetricRow(metric, cells, [_floor(numbers, key) for numbers in metrics], best)
+    return MetricRow(metric, cells, [_limits(numbers, key) for numbers in metrics], best)
 
 
 def _cell(numbers: Mapping[str, float], key: str) -> str:
-    if key not in numbers:
-        return "\u2013"
+    return _said(key, numbers[key]) if key in numbers else _NONE
+
+
+def _limits(numbers: Mapping[str, float], key: str) -> str:
+    """What the metric `key` lies between, in its own unit: "floor 1.2, ceiling 90"; as far as it was measured."""
+    limits = catalogue.LIMITS.get(key, {}) if key in numbers else {}
+    return ", ".join(f"{word} {_said(key, numbers[limit])}" for word, limit in limits.items() if limit in numbers)
+
+
+def _said(key: str, value: float) -> str:
     metric = catalogue.METRICS.get(key)
-    return text.percent(numbers[key]) if metric and metric.percent else text.number(numbers[key])
-
-
-def _floor(numbers: Mapping[str, float], key: str) -> str | None:
-    floor = numbers.get(catalogue.FLOORS.get(key, ""))
-    return None if floor is None else text.number(floor)
+    return text.percent(value) if metric and metric.percent else text.number(value)
 
 
 def _shown(values: Mapping[str, Any]) -> dict[str, str]:

@@ -1,22 +1,30 @@
-"""Pictures inside the page: base64 data URIs with alternative texts."""
+"""Pictures inside the page: base64 data URIs with alternative texts. Large ones are embedded as WebP."""
 
 from base64 import b64encode
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageSequence, UnidentifiedImageError
 
 from genlib.errors import GenlibError
 from genlib.presentation.catalogue import Figure
 
 _WIDE_PIXELS = 720
+_LARGE_BYTES = 150_000
+_LOSSLESS: dict[str, Any] = {"lossless": True, "quality": 50, "method": 4}
+_STILL: dict[str, Any] = {"quality": 90, "method": 4}
+_MOVING: dict[str, Any] = {"quality": 75, "method": 4}
 _TYPES = {".png": "image/png", ".gif": "image/gif"}
 
 
 @dataclass(frozen=True)
 class Picture:
-    """An embedded picture. `still` is the last frame of an animation, for paper and for who wants no motion."""
+    """An embedded picture. `still` is the last frame of an animation, for paper and for who wants no motion.
+
+    `plain`: images only, without text in it.
+    """
 
     uri: str
     still: str | None
@@ -25,11 +33,12 @@ class Picture:
     caption: str
     width: int
     height: int
+    plain: bool
 
     @property
     def wide(self) -> bool:
         """Whether it deserves a row of its own."""
-        return self.width > _WIDE_PIXELS
+        return self.width > _WIDE_PIXELS and not self.plain
 
 
 def embed(path: Path, words: Figure, whose: str) -> Picture:
@@ -42,19 +51,35 @@ def embed(path: Path, words: Figure, whose: str) -> Picture:
     try:
         with Image.open(BytesIO(data)) as image:
             width, height = image.size
-            still = _last_frame(image) if getattr(image, "is_animated", False) else None
-    except (UnidentifiedImageError, OSError) as error:
+            frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+            durations = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image)]
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise GenlibError(f"{path}: not a picture ({error}); delete it and run dvc repro") from error
+    uri = _smallest(_TYPES[path.suffix], data, frames, durations)
+    still = _smallest("image/png", _png(frames[-1]), frames[-1:], []) if len(frames) > 1 else None
     alt = " ".join([f"{words.title} {whose}.", words.caption]).strip()
-    return Picture(_uri(_TYPES[path.suffix], data), still, alt, words.title, words.caption, width, height)
+    return Picture(uri, still, alt, words.title, words.caption, width, height, words.plain)
 
 
-def _last_frame(image: Image.Image) -> str:
-    image.seek(getattr(image, "n_frames", 1) - 1)
-    buffer = BytesIO()
-    image.convert("RGB").save(buffer, format="PNG", optimize=True)
-    return _uri("image/png", buffer.getvalue())
-
-
-def _uri(kind: str, data: bytes) -> str:
+def _smallest(kind: str, data: bytes, frames: list[Image.Image], durations: list[int]) -> str:
+    """The picture's own bytes, or, where they are many, the smallest of them and its WebP forms, as a data URI."""
+    forms = [(kind, data)]
+    if len(data) > _LARGE_BYTES:
+        lossy = _MOVING if len(frames) > 1 else _STILL
+        forms += [("image/webp", _webp(frames, durations, options)) for options in (_LOSSLESS, lossy)]
+    kind, data = min(forms, key=lambda form: len(form[1]))
     return f"data:{kind};base64,{b64encode(data).decode('ascii')}"
+
+
+def _webp(frames: list[Image.Image], durations: list[int], options: dict[str, Any]) -> bytes:
+    buffer = BytesIO()
+    if len(frames) > 1:
+        options = options | {"save_all": True, "append_images": frames[1:], "duration": durations, "loop": 0}
+    frames[0].save(buffer, format="WEBP", **options)
+    return buffer.getvalue()
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = BytesIO()
+    image.save(buffer, format="PNG", optimize=True)
+    return buffer.getvalue()

@@ -4,12 +4,13 @@ import csv
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from genlib.errors import GenlibError
 from genlib.files import read_json
+from genlib.presentation.catalogue import DATASETS
 
 PICTURES = (".png", ".gif")
 
@@ -35,20 +36,37 @@ class Origin(_Record):
 
 
 class Card(_Record):
-    """What a processed dataset is: its card, as `evaluation.json` quotes it; mean and std of pixels in 0..1."""
+    """What a processed dataset is: its card, as `evaluation.json` quotes it; mean and std of pixels in 0..1.
+
+    `people`: the images show real people. `edition`: what of the official dataset this is, None when it is all of it.
+    `classes`: names of the classes or attributes. `class_counts`: images of each class, or that have each attribute.
+    """
 
     dataset: str
     origin: Origin
+    people: bool
+    edition: str | None
     image_size: int
     channels: int
+    labels: Literal["classes", "attributes", "people"]
     classes: tuple[str, ...]
     counts: dict[str, int]
     class_counts: dict[str, tuple[int, ...]]
+    people_counts: dict[str, int] | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    crop: Any
-    resize: Any
+    crop: str | None
+    resize: str | None
     split_rule: str
+
+    @property
+    def title(self) -> str:
+        """The dataset as a person calls it."""
+        return DATASETS.get(self.dataset, self.dataset)
+
+    def training_share(self, attribute: str) -> float:
+        """The share of training images that have an attribute."""
+        return self.class_counts["train"][self.classes.index(attribute)] / self.counts["train"]
 
 
 class Layer(_Record):
@@ -92,13 +110,32 @@ class Provenance(_Record):
 
 
 class MeasuredWith(_Record):
-    """What the samples were held against; `reference` and `floor` say which images, and how many."""
+    """What the samples were held against; `reference`, `floor` and `ceiling` say which images, and how many.
+
+    The network's accuracy is None where it was trained on another dataset, its baseline where it tells classes apart.
+    """
 
     features: str
-    classifier_test_accuracy: float
+    classifier_test_accuracy: float | None
+    classifier_test_baseline: float | None
     samples: int
     reference: str
     floor: str
+    ceiling: str
+
+
+class AttributeShares(_Record):
+    """Shares of the images that the measuring network takes to have an attribute."""
+
+    samples: float
+    test: float
+
+
+class AttributeAccuracy(_Record):
+    """How often the measuring network is right on test images; `baseline`: always giving the commoner answer."""
+
+    accuracy: float
+    baseline: float
 
 
 class Evaluation(_Record):
@@ -109,6 +146,8 @@ class Evaluation(_Record):
     dataset: Card
     measured_with: MeasuredWith
     class_shares: dict[str, float] = {}
+    attribute_shares: dict[str, AttributeShares] = {}
+    attribute_accuracy: dict[str, AttributeAccuracy] = {}
 
 
 @dataclass(frozen=True)
@@ -141,7 +180,7 @@ def read_run(run: str, folder: Path, metrics: Path) -> RunResults:
         history=_last_row(require(training / "history.csv", f"train@{run}")),
         evaluation=_record(Evaluation, folder / "evaluation.json", f"evaluate@{run}"),
         metrics=_numbers(metrics, f"evaluate@{run}"),
-        figures=_figures(folder / "figures", f"sample@{run}"),
+        figures={path.name: path for part in ("figures", "real") for path in _pictures(folder / part, f"sample@{run}")},
     )
 
 
@@ -152,11 +191,11 @@ def require(path: Path, stage: str) -> Path:
     return path
 
 
-def _figures(folder: Path, stage: str) -> dict[str, Path]:
+def _pictures(folder: Path, stage: str) -> list[Path]:
     pictures = sorted(path for path in require(folder, stage).iterdir() if path.suffix in PICTURES)
     if not pictures:
         raise GenlibError(f"{folder}: no pictures in it; run the stage that draws them: dvc repro {stage}")
-    return {path.name: path for path in pictures}
+    return pictures
 
 
 def _record(kind: type[_Kind], path: Path, stage: str) -> _Kind:
