@@ -1,18 +1,21 @@
 """What a trained model is worth, in numbers: its samples in the measuring network's features, its reconstructions."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from genlib import rng
 from genlib.data.arrays import Images, Split
 from genlib.data.batches import in_order
 from genlib.errors import GenlibError
-from genlib.features import MeasuringNetwork, accuracy
-from genlib.gallery import corrupted, reconstruct
+from genlib.features import MeasuringNetwork, score
 from genlib.metrics import classes
+from genlib.metrics.attributes import gap, prevalence
 from genlib.metrics.frechet import frechet_distance, statistics
+from genlib.metrics.gaussian import draw_gaussian
 from genlib.metrics.pca import fit_pca
 from genlib.metrics.reconstruction import image_mse, mean_psnr
 from genlib.models import Model
@@ -24,45 +27,106 @@ Numbers = dict[str, float]
 
 
 def of_samples(
-    samples: Images, train: Split, test: Split, network: MeasuringNetwork, covered_share: float
+    samples: Images,
+    train: Split,
+    test: Split,
+    card: Mapping[str, Any],
+    network: MeasuringNetwork,
+    seed: int,
+    covered_share: float,
 ) -> tuple[Numbers, dict[str, Any]]:
     """Judge samples (uint8 N C H W) against the test split; the headline numbers, and all that belongs to them.
 
-    FID (Heusel et al. 2017) is between the samples and the test split, in the features of the dataset's own measuring
-    network: not comparable with FIDs in Inception features. Its floor is that of as many real training images as the
-    test split has. Lower is better; the floor is what real images get.
+    FID (Heusel et al. 2017) is between samples and the test split, in the features of the measuring network: not
+    comparable with FIDs in Inception features. Lower is better. Its floor is what training images get in place of the
+    samples; its ceiling what draws of the Gaussian of the training pixels get. All three are of equally many images,
+    since FID falls with their number. `seed`: of those draws.
+
+    What the network's outputs say is compared where it means something: shares of classes where the images are of the
+    classes that it knows, shares of attributes always. `card`: that of the dataset of `train` and `test`.
     """
     if samples.shape[1:] != test.images.shape[1:]:
         raise GenlibError(
             f"samples: shape {samples.shape[1:]}, the dataset's are {test.images.shape[1:]}; run dvc repro"
         )
-    count = min(len(test.images), len(train.images))
-    reference = statistics(network.measure(test.images)[0])
-    floor = statistics(network.measure(train.images[:count])[0])
-    features, probabilities = network.measure(samples)
-    shares = classes.class_shares(probabilities.argmax(1), len(network.classes))
+    count = min(len(samples), len(test.images), len(train.images))
+    drawn = draw_gaussian(train.images, count, rng.generator(seed, "pixel gaussian"))
+    features, judged = network.measure(samples[:count])
+    real_features, real_judged = network.measure(test.images)
+    # Chosen at random, for the first ones may be of few people.
+    chosen = torch.randperm(len(train.images), generator=rng.generator(seed, "floor"))[:count].sort().values.numpy()
+    floor_features, floor_judged = network.measure(train.images[chosen])
+    reference = statistics(real_features)
     numbers = {
         "fid": frechet_distance(statistics(features), reference),
-        "fid_floor": frechet_distance(floor, reference),
+        "fid_floor": frechet_distance(statistics(floor_features), reference),
+        "fid_ceiling": frechet_distance(statistics(network.measure(drawn)[0]), reference),
+    }
+    same_labels = card["labels"] == network.labels and tuple(card["classes"]) == network.classes
+    details: dict[str, Any] = {}
+    if network.labels == "attributes":
+        of_outputs, details = _of_attributes(judged, real_judged, floor_judged, network.classes)
+        numbers |= of_outputs
+    elif same_labels:
+        of_outputs, details = _of_classes(judged, network.classes, covered_share)
+        numbers |= of_outputs
+    details["measured_with"] = {
+        "features": _name(network),
+        "sha256": network.sha256,
+        "dimensions": int(features.shape[1]),
+        "classifier_test_accuracy": None,
+        "classifier_test_baseline": None,
+        "samples": count,
+        "reference": f"test split, {len(test.images):,} images",
+        "floor": f"{count:,} training images, chosen at random, against the test split",
+        "ceiling": f"{count:,} draws of the Gaussian of the training pixels against the test split",
+    }
+    if same_labels and card["dataset"] == network.dataset:
+        own = score(network, real_judged, test.labels, train.labels)
+        details["measured_with"]["classifier_test_accuracy"] = round(own.accuracy, _DIGITS)
+        if own.baseline is not None:
+            details["measured_with"]["classifier_test_baseline"] = round(own.baseline, _DIGITS)
+            details["attribute_accuracy"] = {
+                name: _rounded({"accuracy": accuracy, "baseline": baseline})
+                for name, (accuracy, baseline) in own.attributes.items()
+            }
+    return _rounded(numbers), details
+
+
+def _of_classes(
+    judged: NDArray[np.float32], names: tuple[str, ...], covered_share: float
+) -> tuple[Numbers, dict[str, Any]]:
+    """Which classes the network sees in the samples, from its probabilities N K."""
+    shares = classes.class_shares(judged.argmax(1), len(names))
+    numbers = {
         "classes_covered": classes.covered(shares, covered_share),
         "min_class_share": float(shares.min()),
         "class_entropy": classes.entropy_nats(shares),
-        "confidence": classes.mean_confidence(probabilities),
+        "confidence": classes.mean_confidence(judged),
     }
-    details = {
-        "class_shares": dict(zip(network.classes, shares.round(_DIGITS).tolist(), strict=True)),
+    return numbers, {
+        "class_shares": dict(zip(names, shares.round(_DIGITS).tolist(), strict=True)),
         "class_kl_to_uniform": round(classes.kl_to_uniform(shares), _DIGITS),
-        "measured_with": {
-            "features": f"classifier trained on {network.dataset}",
-            "sha256": network.sha256,
-            "dimensions": int(features.shape[1]),
-            "classifier_test_accuracy": round(accuracy(network, test), _DIGITS),
-            "samples": len(samples),
-            "reference": f"test split, {len(test.images):,} images",
-            "floor": f"the first {count:,} training images against the test split",
-        },
     }
-    return _rounded(numbers), details
+
+
+def _of_attributes(
+    judged: NDArray[np.float32], real: NDArray[np.float32], floor: NDArray[np.float32], names: tuple[str, ...]
+) -> tuple[Numbers, dict[str, Any]]:
+    """Which attributes the network sees in samples, test and training images, from its probabilities N A.
+
+    Test images are judged by the network as well, and not taken at their labels: so its mistakes are on both sides.
+    """
+    shares, real_shares = prevalence(judged), prevalence(real)
+    numbers = {"attribute_gap": gap(shares, real_shares), "attribute_gap_floor": gap(prevalence(floor), real_shares)}
+    pairs = zip(names, shares, real_shares, strict=True)
+    return numbers, {"attribute_shares": {name: _rounded({"samples": a, "test": b}) for name, a, b in pairs}}
+
+
+def _name(network: MeasuringNetwork) -> str:
+    if network.labels == "classes":
+        return f"classifier trained on {network.dataset}"
+    return f"classifier of {network.dataset}'s {len(network.classes)} attributes"
 
 
 def of_reconstructions(model: Model, train: Split, test: Split) -> Numbers:
@@ -76,12 +140,12 @@ def of_reconstructions(model: Model, train: Split, test: Split) -> Numbers:
         return {}
     images = np.array(test.images)
     if getattr(model.settings, "noise", 0.0) > 0:
-        noisy = corrupted(model, images)
-        before, after = _errors(images, noisy), _errors(images, reconstruct(model, noisy))
+        noisy = model.corrupted(images)
+        before, after = _errors(images, noisy), _errors(images, model.reconstruct(noisy))
         return _rounded(
             {"noisy_psnr": mean_psnr(before), "restored_psnr": mean_psnr(after), "restored_mse": after.mean()}
         )
-    errors = _errors(images, reconstruct(model, images))
+    errors = _errors(images, model.reconstruct(images))
     components = model.settings.latent_dim
     pca = fit_pca(train.images, components)
     pca_errors = [

@@ -1,64 +1,57 @@
-"""The measuring network: a small classifier trained on a dataset's own labels; its last hidden layer gives features."""
+"""The measuring network: a small classifier trained on a dataset's own labels; its last hidden layer gives features.
+
+Labels are classes (each image has one of them) or attributes (each image has, or has not, each of them).
+"""
 
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from pydantic import Field
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
 from genlib import rng
-from genlib.data.arrays import Images, Split
+from genlib.classifiers import Classifier, build
+from genlib.data.arrays import Images, Labels, Split
 from genlib.data.batches import resident, to_float
 from genlib.errors import GenlibError
 from genlib.files import digest, write_bytes
-from genlib.settings import FeatureSettings
+from genlib.settings import FeatureSettings, Frozen
 
 _BATCH = 500
 
-
-class Classifier(nn.Module):
-    """Four 3 x 3 convolutions with batch norm, the second and fourth halving the image; then a dense layer.
-
-    Images B C H W in 0..1 to features B 4*width (after ReLU) to logits B K.
-    """
-
-    def __init__(self, channels: int, size: int, classes: int, width: int) -> None:
-        super().__init__()
-        self.sizes = {"channels": channels, "size": size, "width": width}
-        self.features = nn.Sequential(
-            *_block(channels, width, stride=1),
-            *_block(width, width, stride=2),
-            *_block(width, 2 * width, stride=1),
-            *_block(2 * width, 2 * width, stride=2),
-            nn.Flatten(),
-            nn.Dropout(0.3),
-            nn.Linear(2 * width * (-(-size // 4)) ** 2, 4 * width),
-            nn.ReLU(),
-        )
-        self.head = nn.Linear(4 * width, classes)
-
-    def forward(self, images: Tensor) -> Tensor:
-        logits: Tensor = self.head(self.features(images))
-        return logits
+Kind = Literal["classes", "attributes"]
 
 
-def _block(inputs: int, outputs: int, stride: int) -> tuple[nn.Module, ...]:
-    return nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
+class _Metadata(Frozen):
+    """What the file of a measuring network says of itself; `classes` are the names of its outputs."""
+
+    dataset: str
+    labels: Kind
+    classes: Annotated[tuple[str, ...], Field(strict=False, min_length=1)]
+    net: Literal["plain", "residual"]
+    channels: Annotated[int, Field(ge=1, le=16)]
+    size: Annotated[int, Field(ge=1, le=4096)]
+    width: Annotated[int, Field(ge=1, le=4096)]
 
 
 @dataclass(frozen=True)
 class MeasuringNetwork:
-    """A trained classifier with what identifies it: its dataset and the sha256 of its file."""
+    """A trained classifier with what identifies it: its dataset and the sha256 of its file.
+
+    `classes`: what its outputs are called, the names of classes or of attributes; `labels` says of which.
+    """
 
     dataset: str
+    labels: Kind
     classes: tuple[str, ...]
     sha256: str
     classifier: Classifier
@@ -66,22 +59,40 @@ class MeasuringNetwork:
 
     @torch.no_grad()
     def measure(self, images: Images) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """Images uint8 N C H W to features N D and class probabilities N K, both float32."""
+        """Images uint8 N C H W to features N D and probabilities N K, both float32.
+
+        Probabilities of classes add up to 1; each attribute has one of its own. GenlibError if the images are not of
+        the shape that the network was trained on.
+        """
+        sizes = self.classifier.sizes
+        trained_on = (sizes["channels"], sizes["size"], sizes["size"])
+        if images.shape[1:] != trained_on:
+            raise GenlibError(
+                f"images: {_by(images.shape[1:])}, but the measuring network of {self.dataset} was trained on "
+                f"{_by(trained_on)}; set runs.<run>.features to a dataset of the same shape"
+            )
         features, probabilities = [], []
         for start in range(0, len(images), _BATCH):
             batch = to_float(torch.from_numpy(np.array(images[start : start + _BATCH])).to(self.device))
             hidden = self.classifier.features(batch)
+            logits = self.classifier.head(hidden)
             features.append(hidden.cpu())
-            probabilities.append(self.classifier.head(hidden).softmax(1).cpu())
+            probabilities.append((logits.softmax(1) if self.labels == "classes" else logits.sigmoid()).cpu())
         return torch.cat(features).numpy(), torch.cat(probabilities).numpy()
 
 
-def train(train_split: Split, classes: int, settings: FeatureSettings, seed: int, device: torch.device) -> Classifier:
-    """Train on randomly shifted images with Adam and a one-cycle schedule (Smith & Topin 2018)."""
-    images, labels = resident(train_split.images, device), torch.from_numpy(np.array(train_split.labels)).to(device)
+def train(
+    train_split: Split, kind: Kind, outputs: int, settings: FeatureSettings, seed: int, device: torch.device
+) -> Classifier:
+    """Train on randomly shifted and mirrored images with Adam and a one-cycle schedule (Smith & Topin 2018).
+
+    `outputs`: how many classes or attributes there are. Raises GenlibError if the labels are not of the kind, if there
+    is no full batch of images, and if the loss is no longer finite.
+    """
+    images, labels = resident(train_split.images, device), _targets(train_split.labels, kind, outputs).to(device)
     _, channels, size, _ = images.shape
     with rng.default_generators(seed, "classifier weights"):
-        classifier = Classifier(channels, size, classes, settings.width).to(device)
+        classifier = build(settings.net, channels, size, outputs, settings.width).to(device)
     steps = len(images) // settings.batch_size
     if steps == 0:
         raise GenlibError(f"features: batch_size {settings.batch_size} is more than the {len(images)} training images")
@@ -89,13 +100,16 @@ def train(train_split: Split, classes: int, settings: FeatureSettings, seed: int
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps * settings.epochs)
     for epoch in range(1, settings.epochs + 1):
         order = torch.randperm(len(images), generator=rng.generator(seed, "classifier order", epoch)).to(device)
+        mirrored = _mirrored(len(images), seed, epoch).to(device) if settings.flip else None
         shifts = rng.generator(seed, "classifier shifts", epoch)
         with rng.default_generators(seed, "classifier dropout", epoch):
             bar = tqdm(range(steps), f"epoch {epoch}/{settings.epochs}", leave=False, disable=None)
             for step in bar:
                 chosen = order[step * settings.batch_size : (step + 1) * settings.batch_size]
-                batch = _shifted(to_float(images[chosen]), settings.shift, shifts)
-                loss = F.cross_entropy(classifier(batch), labels[chosen])
+                batch = to_float(images[chosen])
+                if mirrored is not None:
+                    batch = torch.where(mirrored[chosen, None, None, None], batch.flip(3), batch)
+                loss = loss_of(kind, classifier(_shifted(batch, settings.shift, shifts)), labels[chosen])
                 optimizer.zero_grad(set_to_none=True)
                 loss.backward()
                 optimizer.step()
@@ -105,34 +119,84 @@ def train(train_split: Split, classes: int, settings: FeatureSettings, seed: int
     return classifier.eval()
 
 
-def accuracy(network: MeasuringNetwork, split: Split) -> float:
-    """Share of images whose most probable class is their label."""
-    _, probabilities = network.measure(split.images)
-    return float(np.mean(probabilities.argmax(1) == split.labels))
+def loss_of(kind: Kind, logits: Tensor, labels: Tensor) -> Tensor:
+    """Mean loss in nats of logits B K: cross-entropy against class indices B int64, or, for attributes, the binary
+    cross-entropy against 0 or 1 in B K float32, mean over attributes.
+    """
+    if kind == "classes":
+        return F.cross_entropy(logits, labels)
+    return F.binary_cross_entropy_with_logits(logits, labels)
 
 
-def save(path: Path, classifier: Classifier, dataset: str, classes: list[str]) -> None:
+@dataclass(frozen=True)
+class Score:
+    """How often a network is right on held-out images, 0..1; for attributes the means over them.
+
+    `baseline`: how often it would be right to say of each image what holds for the majority of the training images;
+    None for classes. `attributes`: accuracy and baseline of each attribute; empty for classes.
+    """
+
+    accuracy: float
+    baseline: float | None
+    attributes: dict[str, tuple[float, float]]
+
+
+def score(network: MeasuringNetwork, probabilities: NDArray[np.float32], labels: Labels, train_labels: Labels) -> Score:
+    """Compare what `network.measure` said of held-out images (N K) with their labels (N, or N K of 0 and 1).
+
+    `train_labels`: those of the training split, which decide what the majority is. An attribute is taken to be there
+    from a probability of 0.5 on.
+    """
+    if network.labels == "classes":
+        return Score(float(np.mean(probabilities.argmax(1) == labels)), None, {})
+    accuracies = np.mean((probabilities >= 0.5) == labels, axis=0)
+    baselines = np.mean((np.mean(train_labels, axis=0) >= 0.5) == labels, axis=0)
+    pairs = zip(accuracies.tolist(), baselines.tolist(), strict=True)
+    return Score(float(accuracies.mean()), float(baselines.mean()), dict(zip(network.classes, pairs, strict=True)))
+
+
+def save(path: Path, classifier: Classifier, dataset: str, kind: Kind, classes: list[str], net: str) -> None:
     """Write the weights as safetensors, with what is needed to build the network again."""
-    metadata = {"dataset": dataset, "classes": classes, **classifier.sizes}
+    metadata = {"dataset": dataset, "labels": kind, "classes": classes, "net": net, **classifier.sizes}
     tensors = {name: tensor.cpu().contiguous() for name, tensor in classifier.state_dict().items()}
     write_bytes(path, save_tensors(tensors, metadata={"genlib": json.dumps(metadata, sort_keys=True)}))
 
 
 def load(path: Path, device: torch.device) -> MeasuringNetwork:
-    """Read a measuring network; GenlibError if the file is missing or is not one."""
+    """Read a measuring network; GenlibError if the file is missing, damaged, or of an earlier format."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata: dict[str, Any] = json.loads((file.metadata() or {})["genlib"])
+            metadata = _Metadata.model_validate_json((file.metadata() or {})["genlib"])
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        classes = tuple(str(name) for name in metadata["classes"])
-        classifier = Classifier(metadata["channels"], metadata["size"], len(classes), metadata["width"])
-        classifier.load_state_dict(tensors)
+        with torch.device("meta"):  # sizes that do not fit the file's tensors are refused, and never allocated
+            classifier = build(metadata.net, metadata.channels, metadata.size, len(metadata.classes), metadata.width)
+        classifier.load_state_dict(tensors, assign=True)
     except FileNotFoundError as error:
         raise GenlibError(f"{path}: no such file; run dvc repro features@{path.parent.name}") from error
-    except (SafetensorError, KeyError, ValueError, TypeError, RuntimeError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError, GenlibError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise GenlibError(f"{path}: not a measuring network ({reason}); run dvc repro") from error
-    return MeasuringNetwork(metadata["dataset"], classes, digest(path), classifier.to(device).eval(), device)
+        raise GenlibError(
+            f"{path}: not a measuring network ({reason}); run dvc repro features@{path.parent.name}"
+        ) from error
+    classifier = classifier.to(device, torch.float32).eval()
+    return MeasuringNetwork(metadata.dataset, metadata.labels, metadata.classes, digest(path), classifier, device)
+
+
+def _targets(labels: Labels, kind: Kind, outputs: int) -> Tensor:
+    """The labels as `loss_of` takes them; GenlibError if they are none of that kind."""
+    shape, most = ((len(labels),), outputs - 1) if kind == "classes" else ((len(labels), outputs), 1)
+    if labels.shape != shape or labels.min() < 0 or labels.max() > most:
+        raise GenlibError(
+            f"labels: shape {labels.shape}, {labels.min()} to {labels.max()}, are not those of {outputs} {kind}; "
+            f"run dvc repro preprocess"
+        )
+    targets = torch.from_numpy(np.array(labels))
+    return targets if kind == "classes" else targets.float()
+
+
+def _mirrored(count: int, seed: int, epoch: int) -> Tensor:
+    """Which of the images are mirrored left to right in an epoch: half of them, B bool, at random."""
+    return torch.rand(count, generator=rng.generator(seed, "classifier flips", epoch)).lt(0.5)
 
 
 def _shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
@@ -142,3 +206,7 @@ def _shifted(images: Tensor, most: int, generator: torch.Generator) -> Tensor:
     down, right = torch.randint(0, 2 * most + 1, (2,), generator=generator).tolist()
     padded = F.pad(images, (most, most, most, most), mode="replicate")
     return padded[:, :, down : down + images.shape[2], right : right + images.shape[3]]
+
+
+def _by(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape))

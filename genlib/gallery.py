@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from torch import Tensor
 
-from genlib import rng
+from genlib import objectives, rng
 from genlib.data.arrays import Images, Labels, Split
-from genlib.data.batches import to_float, to_uint8
+from genlib.data.batches import to_float
 from genlib.errors import GenlibError
 from genlib.figures import animation, curves, grids, latent, moments
 from genlib.figures.neighbours import nearest, neighbours
@@ -82,7 +82,7 @@ def draw(
         _save(last, _COLUMNS, figures / "samples_last.png")
     _neighbours(model, samples, data.train.images, settings, real / "neighbours.png")
     curves.loss_curves(log / "steps.csv", log / "history.csv", figures / "curves.png")
-    _learning(model, progress, figures if draws_from_prior(model) else real)
+    _learning(model, progress, figures if objectives.draws_from_prior(model.objective) else real)
     if encodes:
         _of_images(model, data.heldout.images, settings, real)
         _attributes(model, data, attributes, figures, real)
@@ -94,14 +94,6 @@ def draw(
         _two_dimensions(model, progress, data, attributes, settings, figures)
     if hasattr(objective, "posterior"):
         _gradients(model, data.heldout, settings, figures)
-
-
-def draws_from_prior(model: Model) -> bool:
-    """Whether the model's codes have a distribution to draw from, as a VAE's and a GAN's have and an autoencoder's not.
-
-    Where they have none, the pictures of training's progress are made of the dataset's images (`Objective.preview`).
-    """
-    return hasattr(model.objective, "posterior") or not hasattr(model.objective, "encode")
 
 
 def attribute_columns(data: Data, names: Sequence[str]) -> dict[str, int]:
@@ -141,30 +133,10 @@ def attribute_direction(model: Model, images: Images, labels: NDArray[np.int64])
     def mean_code(value: int) -> Tensor:
         chosen = np.flatnonzero(labels == value)[:_MEAN_OF]
         batches = (chosen[start : start + _BATCH] for start in range(0, len(chosen), _BATCH))
-        total = sum(_encode(model, images[batch]).double().sum(0) for batch in batches)
+        total = sum(model.encode(images[batch]).double().sum(0) for batch in batches)
         return torch.as_tensor(total) / len(chosen)
 
     return (mean_code(1) - mean_code(0)).float()
-
-
-def reconstruct(model: Model, images: Images) -> Images:
-    """Images encoded (a VAE: to the mean of its code) and decoded again, uint8 N C H W."""
-    return model.decode(_encode(model, images)).numpy()
-
-
-@torch.no_grad()
-def corrupted(model: Model, images: Images) -> Images:
-    """Images with the noise that a denoising autoencoder was trained to remove, uint8 N C H W."""
-    objective: Any = model.objective
-    noise = rng.generator(model.seed, "evaluation noise")
-    return to_uint8(objective.corrupt(to_float(torch.from_numpy(images)), noise, model.settings.noise)).numpy()  # type: ignore[attr-defined]
-
-
-@torch.no_grad()
-def _encode(model: Model, images: Images) -> Tensor:
-    objective: Any = model.objective
-    batches = torch.split(torch.from_numpy(images), _BATCH)
-    return torch.cat([objective.encode(model.networks, to_float(batch.to(model.device))).cpu() for batch in batches])
 
 
 def _save(images: Images, columns: int, path: Path) -> None:
@@ -198,15 +170,15 @@ def _of_images(model: Model, heldout: Images, settings: SampleSettings, real: Pa
     images = np.array(heldout[:shown])
     pairs = min(settings.interpolations, len(heldout) // 2)
     if pairs > 0:
-        ends = _encode(model, np.array(heldout[: 2 * pairs]))
+        ends = model.encode(np.array(heldout[: 2 * pairs]))
         _interpolations(model, ends[:pairs], ends[pairs:], real / "interpolations.png")
     scale = grids.fitting_scale(images.shape[-1], columns)
     if getattr(model.settings, "noise", 0.0) > 0:
-        noisy = corrupted(model, images)
-        kinds = [("noisy", noisy), ("restored", reconstruct(model, noisy)), ("clean", images)]
+        noisy = model.corrupted(images)
+        kinds = [("noisy", noisy), ("restored", model.reconstruct(noisy)), ("clean", images)]
         grids.save_png(grids.interleaved(kinds, columns, scale), real / "denoising.png")
     else:
-        picture = grids.pairs(images, reconstruct(model, images), columns, scale=scale)
+        picture = grids.pairs(images, model.reconstruct(images), columns, scale=scale)
         grids.save_png(picture, real / "reconstructions.png")
 
 
@@ -225,9 +197,9 @@ def _attributes(model: Model, data: Data, attributes: Mapping[str, int], figures
         name: attribute_direction(model, data.train.images, data.train.labels[:, column])
         for name, column in attributes.items()
     }
-    codes = _encode(model, np.array(data.heldout.images[:_CHANGED]))
+    codes = model.encode(np.array(data.heldout.images[:_CHANGED]))
     _along(model, codes, directions, real / "attributes.png")
-    if draws_from_prior(model):
+    if objectives.draws_from_prior(model.objective):
         drawn = rng.latents(_CHANGED, model.settings.latent_dim, model.seed, "attributes")
         _along(model, drawn, directions, figures / "attributes_samples.png")
 

@@ -11,11 +11,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
-from genlib import nets, objectives
-from genlib.data.batches import to_uint8
+from genlib import nets, objectives, rng
+from genlib.data.arrays import Images
+from genlib.data.batches import to_float, to_uint8
 from genlib.errors import GenlibError
 from genlib.files import write_bytes
-from genlib.rng import latents
 from genlib.settings import Frozen, Name, RunSettings
 
 _AVERAGED = "averaged"
@@ -55,9 +55,27 @@ class Model:
         batches = torch.split(codes.to(self.device), _DRAW_BATCH)
         return torch.cat([to_uint8(self.objective.draw(networks, batch)).cpu() for batch in batches])
 
+    @torch.no_grad()
+    def encode(self, images: Images) -> Tensor:
+        """Images uint8 N C H W to their codes N Z (a VAE: to the means), on the CPU; for models that encode."""
+        objective: Any = self.objective
+        batches = torch.split(torch.from_numpy(images), _DRAW_BATCH)
+        return torch.cat([objective.encode(self.networks, to_float(batch.to(self.device))).cpu() for batch in batches])
+
+    def reconstruct(self, images: Images) -> Images:
+        """Images encoded (a VAE: to the mean of its code) and decoded again, uint8 N C H W; for models that encode."""
+        return self.decode(self.encode(images)).numpy()
+
+    @torch.no_grad()
+    def corrupted(self, images: Images) -> Images:
+        """Images with the noise that a denoising autoencoder was trained to remove, uint8 N C H W."""
+        objective: Any = self.objective
+        noise = rng.generator(self.seed, "evaluation noise")
+        return to_uint8(objective.corrupt(to_float(torch.from_numpy(images)), noise, self.settings.noise)).numpy()  # type: ignore[attr-defined]
+
     def sample(self, count: int, seed: int = 0, averaged: bool = True) -> Tensor:
         """`count` images drawn from N(0, I) codes, uint8 N C H W; the same for the same seed."""
-        return self.decode(latents(count, self.settings.latent_dim, seed, "samples"), averaged)
+        return self.decode(rng.latents(count, self.settings.latent_dim, seed, "samples"), averaged)
 
 
 def save(

@@ -26,7 +26,7 @@ def main(
     trained, measuring = models.load(model, on), features.load(network, on)
     train, test, card = open_split(data, "train"), open_split(data, "test"), open_card(data)
     images = open_array(samples, f"sample@{trained.run}", np.uint8, 4)
-    numbers, details = evaluation.of_samples(images, train, test, measuring, settings.covered_share)
+    numbers, details = evaluation.of_samples(images, train, test, card, measuring, trained.seed, settings.covered_share)
     numbers |= evaluation.of_reconstructions(trained, train, test)
     everything = {
         "run": trained.run,

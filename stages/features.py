@@ -2,12 +2,13 @@
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from genlib import device, features, params
 from genlib.data.arrays import open_card, open_split
+from genlib.errors import GenlibError
 from genlib.files import write_json
 from stages.command import run
 
@@ -24,12 +25,33 @@ def main(
     settings = everything.feature(dataset)
     on = device.choose()
     card = open_card(data)
+    kind, names = card["labels"], card["classes"]
+    if kind == "people":
+        raise GenlibError(
+            f"params.yaml: features.{dataset}: {dataset}'s labels are people, and a measuring network needs classes or "
+            f"attributes, which the kinds of source mnist, digits, celeba and faces have; remove the entry and let "
+            f"runs.<run>.features name one of them"
+        )
     print(f"{dataset}: classifier on {card['counts']['train']:,} images, {settings.epochs} epochs, {on}", flush=True)
-    classifier = features.train(open_split(data, "train"), len(card["classes"]), settings, everything.seed, on)
-    features.save(model, classifier, dataset, card["classes"])
-    score = features.accuracy(features.load(model, on), open_split(data, "val"))
-    write_json(metrics, {"val_accuracy": round(score, 5)})
-    print(f"{dataset}: validation accuracy {score:.2%} after {time.perf_counter() - began:.0f} s")
+    train, val = open_split(data, "train"), open_split(data, "val")
+    classifier = features.train(train, kind, len(names), settings, everything.seed, on)
+    features.save(model, classifier, dataset, kind, names, settings.net)
+    network = features.load(model, on)
+    score = features.score(network, network.measure(val.images)[1], val.labels, train.labels)
+    write_json(metrics, _numbers(score))
+    beside = "" if score.baseline is None else f" (majority {score.baseline:.2%})"
+    print(f"{dataset}: validation accuracy {score.accuracy:.2%}{beside} after {time.perf_counter() - began:.0f} s")
+
+
+def _numbers(score: features.Score) -> dict[str, Any]:
+    numbers: dict[str, Any] = {"val_accuracy": round(score.accuracy, 5)}
+    if score.baseline is not None:
+        numbers["val_baseline"] = round(score.baseline, 5)
+        numbers["attributes"] = {
+            name: {"accuracy": round(accuracy, 5), "baseline": round(baseline, 5)}
+            for name, (accuracy, baseline) in score.attributes.items()
+        }
+    return numbers
 
 
 if __name__ == "__main__":

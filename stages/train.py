@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from genlib import checkpoint, device, history, models, params, training
+from genlib import checkpoint, device, history, models, objectives, params, training
 from genlib.data.arrays import open_card, open_split
 from genlib.figures.grids import grid
 from genlib.files import digest
@@ -41,7 +41,8 @@ def main(
         tracker.log_dataset(settings.dataset, card["sha256"]["train.npy"], "training")
         for epoch in training.run(state, train, val, everything.progress, keeper):
             print(f"{name}: {training.summary(epoch, settings.epochs)}", flush=True)
-            _track(tracker, epoch)
+            # A tracking server may be elsewhere; photographs of people, and what comes of them, stay on this machine.
+            _track(tracker, epoch, picture=objectives.draws_from_prior(state.objective) or not card["people"])
         models.save(model, name, everything.seed, settings, shape, state.networks, state.averaged)
         history.write(log, state, shape, device.provenance(on, state.seconds))
         tracker.set_tags({MODEL_TAG: digest(model)})
@@ -50,13 +51,14 @@ def main(
     print(f"{name}: {model} written after {time.perf_counter() - began:.0f} s")
 
 
-def _track(tracker: Tracker, epoch: training.Epoch) -> None:
+def _track(tracker: Tracker, epoch: training.Epoch, picture: bool) -> None:
     for row in epoch.steps:
         losses = {f"train/{loss}": value for loss, value in row.items() if loss not in ("step", "images")}
         tracker.log_metrics(losses, int(row["images"]))
     heldout = {k.replace("val_", "val/"): value for k, value in epoch.row.items() if k.startswith("val_")}
     tracker.log_metrics(heldout, epoch.images)
-    tracker.log_image("progress", grid(epoch.picture, columns=6), epoch.images)
+    if picture:
+        tracker.log_image("progress", grid(epoch.picture, columns=6), epoch.images)
 
 
 if __name__ == "__main__":

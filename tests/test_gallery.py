@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from ruamel.yaml import YAML
 
-from genlib import device, gallery, history, models, training
+from genlib import device, gallery, history, models, objectives, training
 from genlib.data.arrays import Split
 from genlib.errors import GenlibError
 from genlib.figures.grids import fitting_scale, grid
@@ -167,7 +167,7 @@ def test_progress_is_published_only_where_it_ignores_the_images(name: str, train
     with torch.no_grad():
         first = model.objective.preview(model.networks, codes, images[:2].float())
         second = model.objective.preview(model.networks, codes, images[2:].float())
-    assert gallery.draws_from_prior(model) == torch.equal(first, second)
+    assert objectives.draws_from_prior(model.objective) == torch.equal(first, second)
 
 
 def test_datasets_without_attributes(trained: Trained, tmp_path: Path) -> None:
@@ -235,7 +235,7 @@ def test_attributes_picture_is_the_code_moved(trained: Trained, drawn: Callable[
     tiles = [row[1:65, -7 * 65 + 65 * at : -7 * 65 + 65 * at + 64] for at in (0, 3, 6)]
     for tile, image in zip(tiles, (first, middle, last), strict=True):
         assert (tile == image.repeat(2, 1).repeat(2, 2).transpose(1, 2, 0)).all()
-    plain = gallery.reconstruct(model, made.heldout.images[3:4])[0].repeat(2, 1).repeat(2, 2).transpose(1, 2, 0)
+    plain = model.reconstruct(made.heldout.images[3:4])[0].repeat(2, 1).repeat(2, 2).transpose(1, 2, 0)
     assert np.abs(tiles[1].astype(int) - plain).max() <= 1
 
 

@@ -11,7 +11,7 @@ import scipy.linalg
 from numpy.typing import NDArray
 
 from genlib.errors import GenlibError
-from genlib.metrics import frechet
+from genlib.metrics import frechet, pca
 from genlib.metrics.classes import class_shares, covered, entropy_nats, kl_to_uniform, mean_confidence
 from genlib.metrics.frechet import Statistics, frechet_distance, statistics
 from genlib.metrics.pca import PCA, fit_pca
@@ -342,6 +342,7 @@ def test_pca_of_a_memory_mapped_array_in_chunks(
     np.save(tmp_path / "train.npy", images)
     whole = fit_pca(images, 5, exact_up_to=exact_up_to)
     monkeypatch.setattr(frechet, "_CHUNK_VALUES", 60 * 7)
+    monkeypatch.setattr(pca, "_CHUNK", 7)
     chunked = fit_pca(np.load(tmp_path / "train.npy", mmap_mode="r"), 5, exact_up_to=exact_up_to)
     np.testing.assert_allclose(chunked.reconstruct(images, 5), whole.reconstruct(images, 5), atol=1e-7)
 

@@ -117,36 +117,31 @@ def _shape(dataset: str, settings: DatasetSettings, reading: Reading, first: Pic
 def _write_images(
     folder: Path, counts: Mapping[str, int], channels: int, shape: Shape, pictures: Iterator[Picture], workers: int
 ) -> None:
-    """Write <split>.npy, uint8 N C H W: the pictures are read here, decoded by `workers` threads, put in their places.
+    """Write <split>.npy, uint8 N C H W: the pictures are read here, decoded and put in their places by `workers` threads.
 
     A bounded number of pictures is in memory at a time. The files are written, not mapped, for the pages of a mapped
     file count as memory in use.
     """
     size = channels * shape.size**2
     check_space(folder, sum(counts.values()) * size, str(folder))
-    pending: deque[Future[list[tuple[str, int, Images]]]] = deque()
+    pending: deque[Future[None]] = deque()
     with _open_arrays(folder, counts, (channels, shape.size, shape.size)) as files, ThreadPoolExecutor(workers) as pool:
 
-        def write_next() -> None:
-            for split, row, image in pending.popleft().result():
-                file, start = files[split]
-                file.seek(start + row * size)
-                file.write(image.tobytes())
+        def write(batch: list[Picture]) -> None:
+            for picture in batch:
+                file, start = files[picture.split]
+                os.pwrite(file.fileno(), pixels(picture, shape).tobytes(), start + picture.row * size)
 
         try:
             for batch in _batches(pictures):
-                pending.append(pool.submit(_decoded, batch, shape))
+                pending.append(pool.submit(write, batch))
                 if len(pending) > workers * _BATCHES_PER_WORKER:
-                    write_next()
+                    pending.popleft().result()
             while pending:
-                write_next()
+                pending.popleft().result()
         finally:
             for future in pending:
                 future.cancel()
-
-
-def _decoded(batch: list[Picture], shape: Shape) -> list[tuple[str, int, Images]]:
-    return [(picture.split, picture.row, pixels(picture, shape)) for picture in batch]
 
 
 def _batches(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:
@@ -174,6 +169,7 @@ def _open_arrays(
             file = stack.enter_context((folder / f"{split}.npy").open("wb"))
             header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
             np.lib.format.write_array_header_1_0(file, header)
+            file.flush()
             files[split] = (file, file.tell())
         yield files
 

@@ -14,6 +14,7 @@ from genlib.metrics.reconstruction import unit_range
 EXACT_UP_TO = 4096  # values per image; beyond, D x D covariances get too large (12,288: 1.2 GB) and slow to decompose
 _CONVERGED = 1e-7  # relative growth of the captured variance in one pass over the images
 _MAX_PASSES = 100
+_CHUNK = 512  # images at a time in a pass
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,9 +111,12 @@ def _covariance_times(
     flat: NDArray[np.uint8], mean: NDArray[np.float64], basis: NDArray[np.float64]
 ) -> NDArray[np.float64]:
     product = np.zeros_like(basis)
-    for chunk in float64_chunks(flat):
-        centred = chunk - mean
-        product += centred.T @ (centred @ basis)
+    # Within a chunk in float32, which takes a third of the time; what adds up over chunks is float64.
+    narrow, centre = basis.astype(np.float32), mean.astype(np.float32)
+    for start in range(0, len(flat), _CHUNK):
+        centred = flat[start : start + _CHUNK].astype(np.float32)
+        centred -= centre
+        product += centred.T @ (centred @ narrow)
     return product / (len(flat) - 1)
 
 

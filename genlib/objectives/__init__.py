@@ -58,6 +58,14 @@ class Objective(Protocol):
         """What a picture of training's progress shows: drawn from `latents`, or made of held-out `images`."""
 
 
+def draws_from_prior(objective: Objective) -> bool:
+    """Whether the model's codes have a distribution to draw from, as a VAE's and a GAN's have and an autoencoder's not.
+
+    Where they have none, the pictures of training's progress are made of the dataset's images (`Objective.preview`).
+    """
+    return hasattr(objective, "posterior") or not hasattr(objective, "encode")
+
+
 @cache
 def names() -> tuple[str, ...]:
     """The models there are."""
