@@ -16,7 +16,7 @@ export MLFLOW_DISABLE_TELEMETRY := true
 .PHONY: help setup demo test repro ui lint lock
 
 help:
-	@echo "make demo    train on the drawn digits and make a page of results (minutes)"
+	@echo "make demo    train on drawn digits and faces and make a page of results (minutes)"
 	@echo "make test    run the tests"
 	@echo "make repro   bring everything up to date, real datasets included (hours)"
 	@echo "make ui      serve MLflow on this machine (make ui PORT=5002: elsewhere)"

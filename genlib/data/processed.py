@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from genlib.data.arrays import Images, Labels
+from genlib.data.arrays import Labels
 from genlib.data.partial import check_space
 from genlib.data.readers import celeba, lfw, mnist
 from genlib.data.readers.decode import Shape, frame_of, pixels
@@ -117,7 +117,7 @@ def _shape(dataset: str, settings: DatasetSettings, reading: Reading, first: Pic
 def _write_images(
     folder: Path, counts: Mapping[str, int], channels: int, shape: Shape, pictures: Iterator[Picture], workers: int
 ) -> None:
-    """Write <split>.npy, uint8 N C H W: the pictures are read here, decoded and put in their places by `workers` threads.
+    """Write <split>.npy, uint8 N C H W: the pictures are read here, decoded and written by `workers` threads.
 
     A bounded number of pictures is in memory at a time. The files are written, not mapped, for the pages of a mapped
     file count as memory in use.
