@@ -187,7 +187,7 @@ def test_neighbours_picture_shows_each_beside_its_sample() -> None:
 def test_four_points_are_the_nearest_frames() -> None:
     seen = [0, *(round(64000 ** (n / 29)) for n in range(1, 30))]
     chosen = [seen[index] for index in moments.four_points(seen)]
-    for share, count in zip((1 / 64, 1 / 16, 1 / 4, 1), chosen, strict=True):
+    for share, count in zip((1 / 27, 1 / 9, 1 / 3, 1), chosen, strict=True):
         ratios = {other: max(other / (share * 64000), share * 64000 / other) for other in seen if other}
         assert ratios[count] == min(ratios.values())
 

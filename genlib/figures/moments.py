@@ -9,7 +9,7 @@ from genlib.errors import GenlibError
 from genlib.figures.animation import seen_captions
 from genlib.figures.grids import Pixels, beside, captioned, fitting_scale, grid
 
-_SHARES = (1 / 64, 1 / 16, 1 / 4, 1.0)
+_SHARES = (1 / 27, 1 / 9, 1 / 3, 1.0)
 _SIDE = 4
 
 
@@ -38,7 +38,7 @@ def training_points(frames: Pixels, images_seen: Sequence[int]) -> Image.Image:
 
 
 def four_points(images_seen: Sequence[int]) -> list[int]:
-    """Indices of the frames nearest to 1/64, 1/16, 1/4 and the end of training, nearest on a logarithmic scale.
+    """Indices of the frames nearest to 1/27, 1/9, 1/3 and the end of training, nearest on a logarithmic scale.
 
     They are distinct and increasing. The untrained frame (0 images seen) is taken only where there are not four
     others; fewer than four frames are all taken.
