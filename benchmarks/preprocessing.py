@@ -2,10 +2,11 @@
 
     python -m benchmarks.preprocessing [--raw data/raw/lfw] [--images 3000] [--out preprocessing.json]
 
-Both make 64 x 64 pixels of the same 250 x 250 JPEG files, by the same central crop of 128 and the same filter
-(Lanczos). Plain: ImageFolder over loose files, CenterCrop, Resize, ToTensor, in one loop. Ours: from the tgz to the
-arrays on disk, card and checksums included. They take turns; shown are medians. A core's rate counts the CPU time that
-all threads used, so it means something on a busy machine, too.
+Both make 64 x 64 pixels of the same JPEG files, by the same central crop and the same filter (Lanczos): of 250 x 250
+(LFW's archive, or drawn), the central 128; of CelebA's frames, all their width. Plain: ImageFolder over loose files,
+CenterCrop, Resize, ToTensor, in one loop. Ours: from the archive to the arrays on disk, card and checksums included.
+They take turns; shown are medians. A core's rate counts the CPU time that all threads used, so it means something on a
+busy machine, too.
 """
 
 import os
@@ -25,19 +26,24 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from genlib.data.processed import preprocess, worker_count
+from genlib.data.readers import celeba
+from genlib.data.readers.decode import frame_of
 from genlib.data.readers.lfw import ARCHIVE, TEST_LIST, TRAIN_LIST
 from genlib.data.readers.tgz import read_tgz
 from genlib.files import write_json
-from genlib.settings import LfwSettings, LfwSource
+from genlib.settings import CelebaSettings, CelebaSource, LfwSettings, LfwSource
 from stages.command import run
 
 FRAME, CROP, SIZE = 250, 128, 64
+SPLITS = ("train", "val", "test")
 
 Measured = dict[str, float]
 
 
 def main(
-    raw: Annotated[Path | None, typer.Option(help="Folder with LFW's archive; without it, images are drawn.")] = None,
+    raw: Annotated[
+        Path | None, typer.Option(help="Folder with LFW's or CelebA's archive; without it, images are drawn.")
+    ] = None,
     images: Annotated[int, typer.Option(min=3, help="How many images.")] = 3000,
     rounds: Annotated[int, typer.Option(min=1, help="How often each pipeline has its turn.")] = 5,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
@@ -45,13 +51,17 @@ def main(
     """Measure both pipelines on the same images and print a table."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        count = _prepare(folder, _drawn(images) if raw is None else _from_archive(raw, images))
-        plain = _pipeline(folder)
+        if raw is not None and (raw / celeba.ARCHIVE).exists():
+            count, crop, ours = _prepare_celeba(folder, raw, images)
+        else:
+            count, crop, ours = _prepare_lfw(folder, _drawn(images) if raw is None else _from_archive(raw, images))
+        plain = _pipeline(folder, crop)
         turns: dict[str, list[Measured]] = {"torchvision": [], "genlib": []}
         for _ in range(rounds):
             turns["torchvision"].append(_measured(lambda: _plain(plain), len(plain)))
-            turns["genlib"].append(_measured(lambda: _ours(folder), count))
-        difference = np.abs(_pixels(plain) - np.load(folder / "out" / "test.npy"))
+            turns["genlib"].append(_measured(ours, count))
+        arrays = [np.load(folder / "out" / f"{split}.npy") for split in ("train", "val", "test")]
+        difference = np.abs(_pixels(plain) - np.concatenate(arrays)[-len(plain) :])
     rows = {pipeline: _median(measured) for pipeline, measured in turns.items()}
     results: dict[str, Any] = {
         "images": count,
@@ -94,8 +104,11 @@ def _drawn(images: int) -> dict[str, bytes]:
     return people
 
 
-def _prepare(folder: Path, people: dict[str, bytes]) -> int:
-    """Loose files for ImageFolder, and an archive with its lists for ours: all but two people are in the test split."""
+def _prepare_lfw(folder: Path, people: dict[str, bytes]) -> tuple[int, int, Callable[[], None]]:
+    """Loose files for ImageFolder, and an archive with its lists for ours: all but two people are in the test split.
+
+    How many images ours reads, the side of the crop, and ours.
+    """
     names = sorted(people)
     raw = folder / "lfw"
     raw.mkdir()
@@ -111,16 +124,34 @@ def _prepare(folder: Path, people: dict[str, bytes]) -> int:
     for list_name, listed in ((TRAIN_LIST, names[:2]), (TEST_LIST, names[2:])):
         (raw / list_name).write_text("".join([f"{len(listed)}\n", *(f"{name}\t1\n" for name in listed)]))
     write_json(raw / "origin.json", {"dataset": "lfw", "files": []})
-    return len(names)
+    settings = LfwSettings(source=LfwSource(kind="lfw"), image_size=SIZE, crop=CROP, validation_images=1)
+    return len(names), CROP, lambda: _discard(preprocess("lfw", settings, raw, folder / "out"))
 
 
-def _pipeline(folder: Path) -> Any:
+def _prepare_celeba(folder: Path, raw: Path, images: int) -> tuple[int, int, Callable[[], None]]:
+    """Loose files for ImageFolder in the order of the splits; the archive itself, and a limit, for ours."""
+    limit = -(-images // len(SPLITS))
+    settings = CelebaSettings(source=CelebaSource(kind="celeba"), image_size=SIZE, crop=celeba.FRAME[0], limit=limit)
+    count, width = 0, 0
+    for picture in celeba.read(settings, raw).pictures():
+        loose = folder / "loose" / str(SPLITS.index(picture.split)) / Path(picture.member).name
+        loose.parent.mkdir(parents=True, exist_ok=True)
+        loose.write_bytes(bytes(picture.content))
+        count, width = count + 1, frame_of(picture)[0]
+    return count, width, lambda: _discard(preprocess("celeba", settings, raw, folder / "out"))
+
+
+def _discard(card: dict[str, Any]) -> None:
+    """The arrays are what counts."""
+
+
+def _pipeline(folder: Path, crop: int) -> Any:
     import torch
     from torchvision import datasets, transforms  # type: ignore[import-not-found,import-untyped,unused-ignore]
 
     torch.set_num_threads(1)
     lanczos = transforms.InterpolationMode.LANCZOS
-    steps = [transforms.CenterCrop(CROP), transforms.Resize(SIZE, lanczos), transforms.ToTensor()]
+    steps = [transforms.CenterCrop(crop), transforms.Resize(SIZE, lanczos), transforms.ToTensor()]
     return datasets.ImageFolder(str(folder / "loose"), transforms.Compose(steps))
 
 
@@ -132,11 +163,6 @@ def _plain(dataset: Any) -> None:
 def _pixels(dataset: Any) -> NDArray[np.int64]:
     """All images as the plain pipeline makes them, back from 0..1 to 0..255: N C H W."""
     return np.stack([(image.numpy() * 255).round().astype(np.int64) for image, _ in dataset])
-
-
-def _ours(folder: Path) -> None:
-    settings = LfwSettings(source=LfwSource(kind="lfw"), image_size=SIZE, crop=CROP, validation_images=1)
-    preprocess("lfw", settings, folder / "lfw", folder / "out")
 
 
 def _measured(work: Callable[[], None], images: int) -> Measured:

@@ -158,7 +158,8 @@ def test_half_is_left_after_the_halflife_whatever_the_batch_size() -> None:
 def test_the_first_weights_are_forgotten_in_a_short_training() -> None:
     left = [math.prod(decay(10, 1e9, seen) for seen in range(10, end + 1, 10)) for end in (10, 100, 1000)]
     assert left == sorted(left, reverse=True)
-    assert left[0] < 1e-5
+    assert left[0] < 0.05
+    assert left[-1] < 1e-6
 
 
 def test_averages_start_at_the_first_weights(small: Small) -> None:
