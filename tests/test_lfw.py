@@ -194,7 +194,7 @@ class TestRefused:
         members = lfw_members({**LFW_TRAIN, **LFW_TEST})
         name = "lfw-deepfunneled/Ede/Ede_0001.jpg"
         members[name] = archives.encoded(archives.drawn(0, 50, 50)[:, :, 0])
-        assert f"member '{name}' has colours of mode L, not RGB" in refusal(write_lfw(tmp_path, members=members))
+        assert f"member '{name}' has colours of mode Gray, not RGB" in refusal(write_lfw(tmp_path, members=members))
 
     def test_a_crop_larger_than_the_frame(self, tmp_path: Path) -> None:
         message = refusal(write_lfw(tmp_path), asked(crop=51))

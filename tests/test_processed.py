@@ -2,11 +2,11 @@
 
 import gzip
 import json
+import multiprocessing
 import os
 import struct
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from dataclasses import replace
 from hashlib import sha256
@@ -286,18 +286,19 @@ def test_a_card_without_one_of_its_keys(key: str, tmp_path: Path, archives: dict
         open_card(tmp_path / "out")
 
 
-def test_statistics_do_not_depend_on_the_portions(
-    tmp_path: Path, archives: dict[str, Bytes], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("workers", ["1", "2", "3"])
+def test_statistics_are_those_of_the_training_pixels(
+    tmp_path: Path, archives: dict[str, Bytes], workers: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw = written(tmp_path, archives)
-    whole = preprocess("tiny", settings(), raw, tmp_path / "out")
-    for portion in (1, 250, 400):
-        monkeypatch.setattr(processed, "_PORTION_BYTES", portion)
-        assert preprocess("tiny", settings(), raw, tmp_path / "out") == whole
+    monkeypatch.setenv("GENLIB_WORKERS", workers)
+    monkeypatch.setattr(processed, "_BATCH_IMAGES", 2)
+    card = preprocess("tiny", settings(), written(tmp_path, archives), tmp_path / "out")
+    images = np.load(tmp_path / "out" / "train.npy") / 255
+    assert (card["mean"], card["std"]) == ([round(float(images.mean()), 6)], [round(float(images.std()), 6)])
 
 
 def test_a_fault_while_decoding_stops_the_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No more than the portions in flight are read after it, and no thread is left."""
+    """No more than the portions in flight are read after it, and no process is left."""
     read = 0
 
     def pictures() -> Iterator[Picture]:
@@ -307,7 +308,6 @@ def test_a_fault_while_decoding_stops_the_reading(tmp_path: Path, monkeypatch: p
             yield Picture("train", row, tmp_path / "a.zip", "a.jpg", b"<html>")
 
     reading = Reading("classes", {"train": np.zeros(100_000, np.int64)}, ("a",), "", pictures)
-    threads = threading.active_count()
     first = Picture("train", 0, tmp_path, "drawn", np.zeros((8, 8), np.uint8))
     with_first = replace(reading, pictures=lambda: chain([first], pictures()))
     monkeypatch.setattr(processed, "_read", lambda *_: with_first)
@@ -315,7 +315,7 @@ def test_a_fault_while_decoding_stops_the_reading(tmp_path: Path, monkeypatch: p
     with pytest.raises(GenlibError, match=r"a.zip: member 'a.jpg' is not a JPEG image"):
         preprocess("tiny", settings(), tmp_path, tmp_path / "out")
     assert read < 2000
-    assert threading.active_count() == threads
+    assert multiprocessing.active_children() == []
     assert not (tmp_path / "out").exists()
 
 

@@ -1,33 +1,30 @@
 """From archives to the processed form: read, split, crop, resize, write arrays with a card that says what they are."""
 
 import os
-from collections import deque
 from collections.abc import Iterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
-from io import BufferedWriter
+from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from genlib.data.arrays import Labels
 from genlib.data.partial import check_space
 from genlib.data.readers import celeba, lfw, mnist
 from genlib.data.readers.decode import Shape, frame_of, pixels
 from genlib.data.readers.reading import Picture, Reading
+from genlib.data.workers import map_in_processes
 from genlib.errors import GenlibError
 from genlib.files import digest, read_json, staged_folder, write_json
 from genlib.settings import CelebaSettings, DatasetSettings, IdxSettings, LfwSettings
 
 WORKERS = "GENLIB_WORKERS"
-"""Environment variable: how many threads decode. The result does not depend on it."""
+"""Environment variable: how many processes decode. The result does not depend on it."""
 
-_PORTION_BYTES = 16 << 20
 _BATCH_IMAGES = 32
 _BATCH_BYTES = 4 << 20
-_BATCHES_PER_WORKER = 3
 _REAL_PEOPLE = ("lfw", "celeba")
 
 
@@ -46,14 +43,14 @@ def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) ->
     counts = {split: len(labels) for split, labels in reading.labels.items()}
     with staged_folder(out) as folder:
         channels = len(pixels(first, shape))
-        _write_images(folder, counts, channels, shape, chain([first], pictures), workers)
+        sums = _write_images(folder, counts, channels, shape, chain([first], pictures), workers)
         for split, labels in reading.labels.items():
             np.save(folder / f"{split}_labels.npy", labels)
         for split, identities in (reading.identities or {}).items():
             np.save(folder / f"{split}_people.npy", identities)
         if reading.kind == "people":
             write_json(folder / "people.json", list(reading.classes))
-        mean, deviation = _channel_statistics(folder / "train.npy", counts["train"], channels, shape.size)
+        mean, deviation = _moments(sums, counts["train"] * shape.size**2)
         card = {
             "dataset": dataset,
             "origin": origin,
@@ -116,36 +113,58 @@ def _shape(dataset: str, settings: DatasetSettings, reading: Reading, first: Pic
 
 def _write_images(
     folder: Path, counts: Mapping[str, int], channels: int, shape: Shape, pictures: Iterator[Picture], workers: int
-) -> None:
-    """Write <split>.npy, uint8 N C H W: the pictures are read here, decoded and written by `workers` threads.
+) -> NDArray[np.int64]:
+    """Write <split>.npy, uint8 N C H W: the pictures are read here, decoded and written by `workers` processes.
 
     A bounded number of pictures is in memory at a time. The files are written, not mapped, for the pages of a mapped
-    file count as memory in use.
+    file count as memory in use. Returns sums over the training images, 2 C: of each channel's levels and their squares.
     """
     size = channels * shape.size**2
     check_space(folder, sum(counts.values()) * size, str(folder))
-    pending: deque[Future[None]] = deque()
-    with _open_arrays(folder, counts, (channels, shape.size, shape.size)) as files, ThreadPoolExecutor(workers) as pool:
+    starts = {}
+    for split, count in counts.items():
+        with (folder / f"{split}.npy").open("wb") as file:
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, channels, shape.size, shape.size)}
+            np.lib.format.write_array_header_1_0(file, header)
+            starts[split] = file.tell()
+    sums = np.zeros((2, channels), np.int64)
+    for of_batch in map_in_processes(_Writer(folder, starts, channels, shape), _batches(pictures), workers):
+        sums += of_batch
+    for split in counts:
+        with (folder / f"{split}.npy").open("rb") as file:
+            os.fsync(file.fileno())
+    return sums
 
-        def write(batch: list[Picture]) -> None:
-            for picture in batch:
-                file, start = files[picture.split]
-                os.pwrite(file.fileno(), pixels(picture, shape).tobytes(), start + picture.row * size)
 
+@dataclass(frozen=True)
+class _Writer:
+    """Decodes pictures and writes each to its place, which starts at `starts[split]` in the file of its split."""
+
+    folder: Path
+    starts: Mapping[str, int]
+    channels: int
+    shape: Shape
+
+    def __call__(self, batch: list[Picture]) -> NDArray[np.int64]:
+        """Sums over the training images in the batch, 2 C: of each channel's levels and of their squares."""
+        sums = np.zeros((2, self.channels), np.int64)
+        size = self.channels * self.shape.size**2
+        files = {split: os.open(self.folder / f"{split}.npy", os.O_WRONLY) for split in {p.split for p in batch}}
         try:
-            for batch in _batches(pictures):
-                pending.append(pool.submit(write, batch))
-                if len(pending) > workers * _BATCHES_PER_WORKER:
-                    pending.popleft().result()
-            while pending:
-                pending.popleft().result()
+            for picture in batch:
+                image = pixels(picture, self.shape)
+                os.pwrite(files[picture.split], image.tobytes(), self.starts[picture.split] + picture.row * size)
+                if picture.split == "train":
+                    levels = image.reshape(self.channels, -1).astype(np.float64)  # in which these sums are exact
+                    sums += np.stack([levels.sum(1), np.einsum("ij,ij->i", levels, levels)]).astype(np.int64)
         finally:
-            for future in pending:
-                future.cancel()
+            for file in files.values():
+                os.close(file)
+        return sums
 
 
 def _batches(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:
-    """Pictures in portions worth handing to a thread, bounded in number and bytes."""
+    """Pictures in portions worth handing to a process, bounded in number and bytes."""
     batch: list[Picture] = []
     total = 0
     for picture in pictures:
@@ -158,44 +177,10 @@ def _batches(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:
         yield batch
 
 
-@contextmanager
-def _open_arrays(
-    folder: Path, counts: Mapping[str, int], shape: tuple[int, int, int]
-) -> Iterator[dict[str, tuple[BufferedWriter, int]]]:
-    """For each split its .npy file, and where in it the first image starts."""
-    with ExitStack() as stack:
-        files = {}
-        for split, count in counts.items():
-            file = stack.enter_context((folder / f"{split}.npy").open("wb"))
-            header = {"descr": "|u1", "fortran_order": False, "shape": (count, *shape)}
-            np.lib.format.write_array_header_1_0(file, header)
-            file.flush()
-            files[split] = (file, file.tell())
-        yield files
-
-
-def _channel_statistics(path: Path, count: int, channels: int, size: int) -> tuple[list[float], list[float]]:
-    """Mean and standard deviation of each channel of a .npy file, uint8 count channels size size; pixels in 0..1.
-
-    From exact integer sums, so independent of the portions in which it is read.
-    """
-    total, squares = np.zeros(channels, np.int64), np.zeros(channels, np.int64)
-    levels = np.arange(256)
-    image_bytes = channels * size**2
-    portion = max(1, _PORTION_BYTES // image_bytes)
-    with path.open("rb") as file:
-        file.seek(-count * image_bytes, os.SEEK_END)
-        for start in range(0, count, portion):
-            images = min(portion, count - start)
-            values = np.fromfile(file, np.uint8, images * image_bytes).reshape(images, channels, size**2)
-            histograms = np.stack(
-                [np.bincount(values[:, channel].ravel(), minlength=256) for channel in range(channels)]
-            )
-            total += histograms @ levels
-            squares += histograms @ levels**2
-    pixels_per_channel = count * size**2
-    mean = total / pixels_per_channel
-    deviation = np.sqrt(squares / pixels_per_channel - mean**2)
+def _moments(sums: NDArray[np.int64], count: int) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation of each channel, pixels in 0..1, from sums of `count` levels and of their squares."""
+    mean, squares = sums / count
+    deviation = np.sqrt(squares - mean**2)
     return (mean / 255).round(6).tolist(), (deviation / 255).round(6).tolist()
 
 
