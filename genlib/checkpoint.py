@@ -55,6 +55,8 @@ class Keeper:
             "epoch": training.epoch,
             "networks": {name: network.state_dict() for name, network in training.networks.items()},
             "averaged": None if training.averaged is None else training.averaged.state_dict(),
+            "best": training.best,
+            "best_epoch": training.best_epoch,
             "optimizers": {name: optimizer.state_dict() for name, optimizer in training.optimizers.items()},
             "history": training.history,
             "steps": training.steps,
@@ -87,6 +89,7 @@ class Keeper:
             training.epoch, training.frames = state["epoch"], state["frames"]
             training.history, training.steps = state["history"], state["steps"]
             training.seconds = state["seconds"]
+            training.best, training.best_epoch = state["best"], state["best_epoch"]
             return
 
     def note(self, text: str | None = None) -> str | None:
@@ -119,15 +122,26 @@ def _digest_of(path: Path) -> Path:
 
 
 def identity(
-    settings: RunSettings, seed: int, progress: ProgressSettings, data: dict[str, str], device: torch.device
+    settings: RunSettings,
+    seed: int,
+    progress: ProgressSettings,
+    data: dict[str, str],
+    device: torch.device,
+    network: str | None = None,
 ) -> dict[str, Any]:
-    """All that decides what a training gives: settings, seed, data, the code that computes it, versions."""
+    """All that decides what a training gives: settings, seed, data, the code that computes it, versions.
+
+    `network`: sha256 of the measuring network that judges samples; None for models that are not judged.
+    """
     modules = ["training", "averaging", "rng", "data.batches", f"objectives.{settings.model}", f"nets.{settings.net}"]
+    if network is not None:
+        modules += ["judging", "features", "classifiers", "metrics.frechet", "metrics.classes"]
     return {
         "settings": settings.model_dump(),
         "seed": seed,
         "progress": progress.model_dump(),
         "data": data,
+        "network": network,
         "code": {name: _source_digest(f"genlib.{name}") for name in modules},
         "torch": torch.__version__,
         "device": device.type,

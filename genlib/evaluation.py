@@ -1,186 +1,173 @@
-"""What a trained model is worth, in numbers: its samples in the measuring network's features, its reconstructions."""
+"""What a trained model is worth, in numbers: its samples, its reconstructions, its likelihood, with what they mean."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from genlib import rng
+from genlib import encoders, inception, rng
 from genlib.data.arrays import Images, Split
-from genlib.data.batches import in_order
-from genlib.errors import GenlibError
-from genlib.features import MeasuringNetwork, score
-from genlib.metrics import classes
-from genlib.metrics.attributes import gap, prevalence
+from genlib.features import MeasuringNetwork
 from genlib.metrics.frechet import frechet_distance, statistics
-from genlib.metrics.gaussian import draw_gaussian
-from genlib.metrics.pca import fit_pca
-from genlib.metrics.reconstruction import image_mse, mean_psnr
-from genlib.models import Model
+from genlib.metrics.kernel import KernelReference
+from genlib.models import Checkpoint, Model
+from genlib.settings import EvaluateSettings
+from genlib.yardstick import Numbers, Yardstick, accuracy, spread, yardstick
 
-_BATCH = 500
 _DIGITS = 6
+_COLLAPSED = 0.5  # diversity of a model that draws half of the variety that real images have
 
-Numbers = dict[str, float]
+_OF_SAMPLES = ("fid", "kid", "precision", "recall", "coverage", "copied_share")
+_OF_CLASSES = ("classes_covered", "class_distance")
+_HEADLINES = {
+    "gan": ("fid_best", "collapse", "min_class_share", "attribute_gap", *_OF_CLASSES),
+    "vae": ("recon_mse", "recon_ssim", "elbo", "nll", "active_units"),
+    "ae": ("recon_mse", "recon_ssim", "pca_mse", "restored_psnr", "restored_ssim", "noisy_psnr", "attribute_gap"),
+}
 
 
-def of_samples(
+@dataclass(frozen=True)
+class Evaluation:
+    """`metrics`: at most 12 headline numbers, flat. `everything`: nested, for evaluation.json. `warning`: or None."""
+
+    metrics: Numbers
+    everything: dict[str, Any]
+    warning: str | None
+
+
+def evaluate(
+    model: Model,
     samples: Images,
     train: Split,
     test: Split,
     card: Mapping[str, Any],
     network: MeasuringNetwork,
-    seed: int,
-    covered_share: float,
-) -> tuple[Numbers, dict[str, Any]]:
-    """Judge samples (uint8 N C H W) against the test split; the headline numbers, and all that belongs to them.
+    settings: EvaluateSettings,
+    standard: "inception.Inception | inception.Unavailable | None" = None,
+) -> Evaluation:
+    """Measure a model against the test split.
 
-    FID (Heusel et al. 2017) is between samples and the test split, in the features of the measuring network: not
-    comparable with FIDs in Inception features. Lower is better. Its floor is what training images get in place of the
-    samples; its ceiling what draws of the Gaussian of the training pixels get. All three are of equally many images,
-    since FID falls with their number. `seed`: of those draws.
+    Args:
+        model: the trained model.
+        samples: its published samples, uint8 N C H W: the first of `settings.sets` sets; it draws the others itself.
+        train: the training split, for floors, ceilings and neighbours.
+        test: the test split.
+        card: that of the dataset.
+        network: the measuring network.
+        settings: how to measure.
+        standard: Inception features to measure in as well, or why they are not to be had; None if not asked for.
 
-    What the network's outputs say is compared where it means something: shares of classes where the images are of the
-    classes that it knows, shares of attributes always. `card`: that of the dataset of `train` and `test`.
+    Raises:
+        GenlibError: samples or network do not fit the dataset.
     """
-    if samples.shape[1:] != test.images.shape[1:]:
-        raise GenlibError(
-            f"samples: shape {samples.shape[1:]}, the dataset's are {test.images.shape[1:]}; run dvc repro"
-        )
-    count = min(len(samples), len(test.images), len(train.images))
-    drawn = draw_gaussian(train.images, count, rng.generator(seed, "pixel gaussian"))
-    features, judged = network.measure(samples[:count])
-    real_features, real_judged = network.measure(test.images)
-    # Chosen at random, for the first ones may be of few people.
-    chosen = torch.randperm(len(train.images), generator=rng.generator(seed, "floor"))[:count].sort().values.numpy()
-    floor_features, floor_judged = network.measure(train.images[chosen])
-    reference = statistics(real_features)
+    stick = yardstick(train, test, card, network, settings, len(samples))
+    measured = [stick.measure(images) for images in _sets(model, samples, stick, "last")]
+    numbers = _with_limits(measured, stick)
+    importance = settings.of_run(model.run)
+    encoded = (
+        encoders.of_reconstructions(model, train.images, test.images)
+        | encoders.of_likelihood(model, test.images, importance)
+        | encoders.of_codes(model, test.images)
+    )
+    everything: dict[str, Any] = {
+        "run": model.run,
+        "metrics": {},
+        "samples": numbers,
+        **stick.details(samples[: stick.count]),
+    }
+    if encoded:
+        everything["encoding"] = encoded
+    everything["card"] = (
+        stick.card(card)
+        | encoders.likelihood_card(model, test.images, importance)
+        | {"checkpoint": "last", "seed": model.seed}
+    )
+    warning = None
+    single = {name: number["mean"] for name, number in numbers.items()} | encoded
+    if model.best_epoch is not None:
+        everything["best"] = _best(model, stick, numbers)
+        single["fid_best"] = everything["best"]["samples"]["fid"]["mean"]
+        warning = _collapse(single, stick)
+        everything["collapse"] = warning
+        single["collapse"] = float(warning is not None)
+    found = accuracy(network, card, stick.judged, train, test)
+    if found:
+        everything["measuring_network"] = found
+    if standard is not None:
+        everything["inception"] = _standard(standard, samples[: stick.count], stick)
+    everything["dataset"] = dict(card)
+    metrics = {name: single[name] for name in _headline(model) if name in single}
+    metrics = {"fid": metrics.pop("fid"), "fid_std": numbers["fid"]["std"] or 0.0} | metrics
+    everything["metrics"] = metrics
+    everything = _rounded(everything)
+    return Evaluation(everything["metrics"], everything, warning)
+
+
+def _headline(model: Model) -> tuple[str, ...]:
+    encodes, has_likelihood = hasattr(model.objective, "encode"), hasattr(model.objective, "log_likelihood")
+    return _OF_SAMPLES + _HEADLINES["vae" if has_likelihood else "ae" if encodes else "gan"]
+
+
+def _sets(model: Model, samples: Images | None, stick: Yardstick, checkpoint: Checkpoint) -> Iterator[Images]:
+    """Independent sets of samples: the published one first, where it is given."""
+    for number in range(stick.settings.sets):
+        if number == 0 and samples is not None:
+            yield samples[: stick.count]
+        else:
+            seed = rng.derive(model.seed, "sample set", number) if number else model.seed
+            yield model.sample(stick.count, seed, checkpoint=checkpoint).numpy()
+
+
+def _with_limits(measured: list[Numbers], stick: Yardstick) -> dict[str, dict[str, float | None]]:
+    """Mean and deviation over sets, floor and ceiling of each number; FID's bias."""
+    floor, ceiling = stick.floor(), stick.ceiling()
     numbers = {
-        "fid": frechet_distance(statistics(features), reference),
-        "fid_floor": frechet_distance(statistics(floor_features), reference),
-        "fid_ceiling": frechet_distance(statistics(network.measure(drawn)[0]), reference),
+        name: {**of_sets, "floor": floor[name], "ceiling": ceiling[name]} for name, of_sets in spread(measured).items()
     }
-    same_labels = card["labels"] == network.labels and tuple(card["classes"]) == network.classes
-    details: dict[str, Any] = {}
-    if network.labels == "attributes":
-        of_outputs, details = _of_attributes(judged, real_judged, floor_judged, network.classes)
-        numbers |= of_outputs
-    elif same_labels:
-        of_outputs, details = _of_classes(judged, network.classes, covered_share)
-        numbers |= of_outputs
-    details["measured_with"] = {
-        "features": _name(network),
-        "sha256": network.sha256,
-        "dimensions": int(features.shape[1]),
-        "classifier_test_accuracy": None,
-        "classifier_test_baseline": None,
-        "samples": count,
-        "reference": f"test split, {len(test.images):,} images",
-        "floor": f"{count:,} training images, chosen at random, against the test split",
-        "ceiling": f"{count:,} draws of the Gaussian of the training pixels against the test split",
-    }
-    if same_labels and card["dataset"] == network.dataset:
-        own = score(network, real_judged, test.labels, train.labels)
-        details["measured_with"]["classifier_test_accuracy"] = round(own.accuracy, _DIGITS)
-        if own.baseline is not None:
-            details["measured_with"]["classifier_test_baseline"] = round(own.baseline, _DIGITS)
-            details["attribute_accuracy"] = {
-                name: _rounded({"accuracy": accuracy, "baseline": baseline})
-                for name, (accuracy, baseline) in own.attributes.items()
-            }
-    return _rounded(numbers), details
+    numbers["fid"]["bias"] = stick.bias()
+    return numbers
 
 
-def _of_classes(
-    judged: NDArray[np.float32], names: tuple[str, ...], covered_share: float
-) -> tuple[Numbers, dict[str, Any]]:
-    """Which classes the network sees in the samples, from its probabilities N K."""
-    shares = classes.class_shares(judged.argmax(1), len(names))
-    numbers = {
-        "classes_covered": classes.covered(shares, covered_share),
-        "min_class_share": float(shares.min()),
-        "class_entropy": classes.entropy_nats(shares),
-        "confidence": classes.mean_confidence(judged),
-    }
-    return numbers, {
-        "class_shares": dict(zip(names, shares.round(_DIGITS).tolist(), strict=True)),
-        "class_kl_to_uniform": round(classes.kl_to_uniform(shares), _DIGITS),
+def _best(model: Model, stick: Yardstick, last: Mapping[str, Any]) -> dict[str, Any]:
+    """The best checkpoint by its own samples; where that is the last one, its numbers."""
+    said = {"epoch": model.best_epoch, "chosen_by": "FID of samples against validation images", "is_last": False}
+    if model.best_epoch == model.settings.epochs:
+        return said | {"is_last": True, "samples": last}
+    return said | {"samples": spread([stick.measure(images) for images in _sets(model, None, stick, "best")])}
+
+
+def _collapse(numbers: Numbers, stick: Yardstick) -> str | None:
+    """What about the samples looks like mode collapse, in words; None if nothing does."""
+    reasons = []
+    if "classes_covered" in numbers and numbers["classes_covered"] < len(stick.network.classes):
+        reasons.append(f"samples cover {numbers['classes_covered']:g} of {len(stick.network.classes)} classes")
+    if numbers["diversity"] < _COLLAPSED:
+        reasons.append(f"samples are {numbers['diversity']:.2f} times as diverse as real images")
+    return f"{' and '.join(reasons)}; this may be mode collapse" if reasons else None
+
+
+def _standard(
+    found: "inception.Inception | inception.Unavailable", samples: Images, stick: Yardstick
+) -> dict[str, Any]:
+    """FID and KID in Inception features, of the published set only, or why they were not computed."""
+    if isinstance(found, inception.Unavailable):
+        return {"not_computed": str(found)}
+    reference, drawn = found.features(stick.test), found.features(samples)
+    kernel = KernelReference(reference, rng.generator(stick.settings.seed, "kid blocks"))
+    distance = kernel.distance(drawn)
+    return {
+        "features": {"name": found.name, "sha256": found.sha256, "dimensions": int(reference.shape[1])},
+        "samples": len(drawn),
+        "reference": len(reference),
+        "fid": frechet_distance(statistics(drawn), statistics(reference)),
+        "kid": distance.value,
+        "kid_standard_error": distance.standard_error,
     }
 
 
-def _of_attributes(
-    judged: NDArray[np.float32], real: NDArray[np.float32], floor: NDArray[np.float32], names: tuple[str, ...]
-) -> tuple[Numbers, dict[str, Any]]:
-    """Which attributes the network sees in samples, test and training images, from its probabilities N A.
-
-    Test images are judged by the network as well, and not taken at their labels: so its mistakes are on both sides.
-    """
-    shares, real_shares = prevalence(judged), prevalence(real)
-    numbers = {"attribute_gap": gap(shares, real_shares), "attribute_gap_floor": gap(prevalence(floor), real_shares)}
-    pairs = zip(names, shares, real_shares, strict=True)
-    return numbers, {"attribute_shares": {name: _rounded({"samples": a, "test": b}) for name, a, b in pairs}}
-
-
-def _name(network: MeasuringNetwork) -> str:
-    if network.labels == "classes":
-        return f"classifier trained on {network.dataset}"
-    return f"classifier of {network.dataset}'s {len(network.classes)} attributes"
-
-
-def of_reconstructions(model: Model, train: Split, test: Split) -> Numbers:
-    """Judge a model that encodes, on the test split; empty for one that does not.
-
-    Mean squared errors are per pixel in 0..1. A VAE reconstructs from the mean of its code. `pca_mse` is that of the
-    principal components of the training split, as many as the code has numbers. A denoising autoencoder is judged by
-    what it restores: PSNR in dB before and after.
-    """
-    if not hasattr(model.objective, "encode"):
-        return {}
-    images = np.array(test.images)
-    if getattr(model.settings, "noise", 0.0) > 0:
-        noisy = model.corrupted(images)
-        before, after = _errors(images, noisy), _errors(images, model.reconstruct(noisy))
-        return _rounded(
-            {"noisy_psnr": mean_psnr(before), "restored_psnr": mean_psnr(after), "restored_mse": after.mean()}
-        )
-    errors = _errors(images, model.reconstruct(images))
-    components = model.settings.latent_dim
-    pca = fit_pca(train.images, components)
-    pca_errors = [
-        image_mse(batch, pca.reconstruct(batch, components))
-        for batch in np.array_split(images, -(-len(images) // _BATCH))
-    ]
-    numbers = {
-        "recon_mse": float(errors.mean()),
-        "recon_psnr": mean_psnr(errors),
-        "pca_mse": float(np.concatenate(pca_errors).mean()),
-    }
-    return _rounded(numbers | _bound(model, images))
-
-
-@torch.no_grad()
-def _bound(model: Model, images: Images) -> Numbers:
-    """KL and ELBO of a VAE in nats, means over images, one posterior draw for each."""
-    objective: Any = model.objective
-    if not hasattr(objective, "elbo"):
-        return {}
-    noise = rng.generator(model.seed, "evaluation codes", device=model.device)
-    bounds, latents = [], []
-    for batch in in_order(torch.from_numpy(images).to(model.device), _BATCH):
-        losses = objective.heldout_losses(model.networks, batch, noise, model.settings)
-        beta = model.settings.beta  # type: ignore[attr-defined]
-        bounds.append(objective.elbo(losses["generation"], losses["latent"], images[0].size, beta).double().cpu())
-        latents.append(losses["latent"].double().cpu())
-    return {"kl": float(torch.cat(latents).mean()), "elbo": float(torch.cat(bounds).mean())}
-
-
-def _errors(originals: Images, others: Images) -> Any:
-    pieces = -(-len(originals) // _BATCH)
-    pairs = zip(np.array_split(originals, pieces), np.array_split(others, pieces), strict=True)
-    return np.concatenate([image_mse(original, other) for original, other in pairs])
-
-
-def _rounded(numbers: Numbers) -> Numbers:
-    return {name: value if isinstance(value, int) else round(float(value), _DIGITS) for name, value in numbers.items()}
+def _rounded(value: Any) -> Any:
+    """Floats to six digits after the point; six significant ones where they are small."""
+    if isinstance(value, dict):
+        return {name: _rounded(of) for name, of in value.items()}
+    if isinstance(value, float):
+        return round(value, _DIGITS) if abs(value) >= 0.1 else float(f"{value:.{_DIGITS}g}")
+    return value

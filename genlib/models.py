@@ -1,9 +1,10 @@
 """Trained models on disk: weights as safetensors with the settings they were trained with, and their architecture."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from pydantic import NonNegativeInt, PositiveInt
@@ -18,22 +19,33 @@ from genlib.errors import GenlibError
 from genlib.files import write_bytes
 from genlib.settings import Frozen, Name, RunSettings
 
-_AVERAGED = "averaged"
+_AVERAGED, _BEST = "averaged", "best"
 _DRAW_BATCH = 250
+
+Checkpoint = Literal["last", "best"]
+"""After the last epoch of training, or after the one whose samples had the lowest FID on validation images."""
 
 
 class _Metadata(Frozen):
-    """What a model file says of itself; the settings are checked against the model's own type."""
+    """What a model file says of itself; the settings are checked against the model's own type.
+
+    `best_epoch`: only where there is a best checkpoint.
+    """
 
     run: Name
     seed: NonNegativeInt
     settings: dict[str, Any]
     shape: tuple[PositiveInt, PositiveInt, PositiveInt]
+    best_epoch: PositiveInt | None = None
 
 
 @dataclass(frozen=True)
 class Model:
-    """A trained model, in evaluation mode. `averaged` is the EMA of the network that draws, None when EMA was off."""
+    """A trained model, in evaluation mode.
+
+    `averaged` is the EMA of the network that draws, None when EMA was off. `best` is the network to draw with as it was
+    after the epoch `best_epoch`; both are None for models that were not judged while they trained.
+    """
 
     run: str
     seed: int
@@ -42,16 +54,32 @@ class Model:
     objective: objectives.Objective
     networks: dict[str, nn.Module]
     averaged: nn.Module | None
+    best: nn.Module | None
+    best_epoch: int | None
     device: torch.device
 
-    def drawing(self) -> dict[str, nn.Module]:
-        """The networks to draw with: averaged where there is an average."""
-        return self.networks | ({self.objective.DRAWS: self.averaged} if self.averaged is not None else {})
+    def drawing(self, checkpoint: Checkpoint = "last") -> dict[str, nn.Module]:
+        """The networks to draw with: averaged where there is an average. GenlibError if there is no best checkpoint."""
+        draws = self.averaged
+        if checkpoint == "best":
+            draws = self.best
+            if draws is None:
+                raise GenlibError(
+                    f"{self.run}: checkpoint best: this {self.settings.model} has only the last one; draw from last, "
+                    "or, where samples are judged (gan), train it again with dvc repro"
+                )
+        return self.networks | ({self.objective.DRAWS: draws} if draws is not None else {})
 
     @torch.no_grad()
-    def decode(self, codes: Tensor, averaged: bool = True) -> Tensor:
-        """Latent codes N Z to images uint8 N C H W, on the CPU. `averaged=False`: with the last weights."""
-        networks = self.drawing() if averaged else self.networks
+    def decode(self, codes: Tensor, averaged: bool = True, checkpoint: Checkpoint = "last") -> Tensor:
+        """Latent codes N Z to images uint8 N C H W, on the CPU.
+
+        `averaged=False`: with the weights of the last step themselves; GenlibError together with the best checkpoint,
+        which does not have them.
+        """
+        if not averaged and checkpoint == "best":
+            raise GenlibError(f"{self.run}: the best checkpoint has no weights but those it draws with; set averaged")
+        networks = self.drawing(checkpoint) if averaged else self.networks
         batches = torch.split(codes.to(self.device), _DRAW_BATCH)
         return torch.cat([to_uint8(self.objective.draw(networks, batch)).cpu() for batch in batches])
 
@@ -73,9 +101,9 @@ class Model:
         noise = rng.generator(self.seed, "evaluation noise")
         return to_uint8(objective.corrupt(to_float(torch.from_numpy(images)), noise, self.settings.noise)).numpy()  # type: ignore[attr-defined]
 
-    def sample(self, count: int, seed: int = 0, averaged: bool = True) -> Tensor:
-        """`count` images drawn from N(0, I) codes, uint8 N C H W; the same for the same seed."""
-        return self.decode(rng.latents(count, self.settings.latent_dim, seed, "samples"), averaged)
+    def sample(self, count: int, seed: int = 0, averaged: bool = True, checkpoint: Checkpoint = "last") -> Tensor:
+        """`count` images drawn from N(0, I) codes, uint8 N C H W; the same for the same seed. Else as `decode`."""
+        return self.decode(rng.latents(count, self.settings.latent_dim, seed, "samples"), averaged, checkpoint)
 
 
 def save(
@@ -86,15 +114,25 @@ def save(
     shape: tuple[int, int, int],
     networks: dict[str, nn.Module],
     averaged: nn.Module | None,
+    best: Mapping[str, Tensor] | None = None,
+    best_epoch: int | None = None,
 ) -> None:
-    """Write the weights of all networks (and of the average) with run, seed, settings and C H W as metadata."""
-    parts = networks | ({_AVERAGED: averaged} if averaged is not None else {})
+    """Write the weights of all networks (and of the average) with run, seed, settings and C H W as metadata.
+
+    `best`: weights and buffers of the best checkpoint of the network that draws, and its epoch; both or neither.
+    """
+    parts = {part: network.state_dict() for part, network in networks.items()}
+    if averaged is not None:
+        parts[_AVERAGED] = averaged.state_dict()
+    metadata = {"run": run, "seed": seed, "settings": settings.model_dump(), "shape": list(shape)}
+    if best is not None:
+        parts[_BEST] = dict(best)
+        metadata["best_epoch"] = best_epoch
     tensors = {
         f"{part}.{name}": tensor.detach().cpu().contiguous()
-        for part, network in parts.items()
-        for name, tensor in network.state_dict().items()
+        for part, weights in parts.items()
+        for name, tensor in weights.items()
     }
-    metadata = {"run": run, "seed": seed, "settings": settings.model_dump(), "shape": list(shape)}
     # One key: the format keeps no order between several, and the bytes are to be the same every time.
     write_bytes(path, save_tensors(tensors, metadata={"genlib": json.dumps(metadata, sort_keys=True)}))
 
@@ -115,10 +153,14 @@ def load(path: Path, device: torch.device | str = "cpu") -> Model:
         _known(settings.net, nets.names())
         channels, height, width = metadata.shape
         networks = objective.build(settings, (channels, height, width))
-        averaged = None
-        if any(name.startswith(f"{_AVERAGED}.") for name in tensors):
-            averaged = objective.build(settings, (channels, height, width))[objective.DRAWS]
-        for part, network in (networks | ({_AVERAGED: averaged} if averaged is not None else {})).items():
+        drawing = {
+            part: objective.build(settings, (channels, height, width))[objective.DRAWS]
+            for part in (_AVERAGED, _BEST)
+            if any(name.startswith(f"{part}.") for name in tensors)
+        }
+        if (_BEST in drawing) != (metadata.best_epoch is not None):
+            raise ValueError(f"best_epoch is {metadata.best_epoch}, which does not go with its tensors")
+        for part, network in (networks | drawing).items():
             prefix = f"{part}."
             network.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
             network.to(device).eval()
@@ -128,7 +170,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> Model:
         reason = " ".join(str(error).split())[:200]
         raise GenlibError(f"{path}: not a model file of genlib ({reason}); train it again with dvc repro") from error
     shape = (channels, height, width)
-    return Model(metadata.run, metadata.seed, settings, shape, objective, networks, averaged, device)
+    averaged, best = drawing.get(_AVERAGED), drawing.get(_BEST)
+    run, seed, best_epoch = metadata.run, metadata.seed, metadata.best_epoch
+    return Model(run, seed, settings, shape, objective, networks, averaged, best, best_epoch, device)
 
 
 def _known(name: Any, names: tuple[str, ...]) -> str:

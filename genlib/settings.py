@@ -2,7 +2,7 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
 
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -105,9 +105,11 @@ _SETTINGS: dict[str, type[DatasetSettings]] = {
 class FeatureSettings(Frozen):
     """Training of the measuring network.
 
-    `shift`: training images are moved by up to so many pixels; `flip`: and mirrored left to right at random.
+    `seed`: its own, so that repetitions of a run with other seeds are measured with the same network. `shift`: training
+    images are moved by up to so many pixels; `flip`: and mirrored left to right at random.
     """
 
+    seed: NonNegativeInt
     net: Literal["plain", "residual"]
     epochs: PositiveInt
     batch_size: PositiveInt
@@ -118,12 +120,13 @@ class FeatureSettings(Frozen):
 
 
 class ProgressSettings(Frozen):
-    """What training records on its way."""
+    """What training records on its way. `judged`: samples that are judged after each epoch, for models that are."""
 
     frames: Annotated[int, Field(ge=2, le=1000)]
     images: Annotated[int, Field(ge=1, le=256)]
     codes: PositiveInt
     rows_per_epoch: PositiveInt
+    judged: Annotated[int, Field(ge=2)]
 
 
 class SampleSettings(Frozen):
@@ -142,10 +145,35 @@ class SampleSettings(Frozen):
     attributes: Annotated[tuple[str, ...], Field(strict=False)]
 
 
-class EvaluateSettings(Frozen):
-    """How samples are judged."""
+class ImportanceSettings(Frozen):
+    """The importance-weighted bound: `samples` draws for each of `images` test images, chosen at random."""
 
-    covered_share: Share
+    samples: PositiveInt
+    images: PositiveInt
+
+
+class EvaluateSettings(Frozen):
+    """How a model is measured; docs/evaluation.md says what each number means.
+
+    `seed`: of what is drawn for measuring, the same for every model. `sets`: independent sets of samples. `neighbours`:
+    k of precision, recall, density and coverage. `pairs`: of samples compared by SSIM. `nearest_images`: samples of
+    each set whose nearest training images are looked for. `importance_of`: overrides `importance` for single runs.
+    `features`: inception measures the samples in the field's standard features as well.
+    """
+
+    seed: NonNegativeInt
+    sets: Annotated[int, Field(ge=1, le=100)]
+    neighbours: Annotated[int, Field(ge=1, le=100)]
+    pairs: PositiveInt
+    nearest_images: Annotated[int, Field(ge=100)]
+    covered_share: Annotated[float, Field(gt=0, le=1)]
+    importance: ImportanceSettings
+    importance_of: dict[Name, ImportanceSettings]
+    features: Literal["domain", "inception"]
+
+    def of_run(self, run: str) -> ImportanceSettings:
+        """The importance-weighted bound of a run."""
+        return self.importance_of.get(run, self.importance)
 
 
 class LaneSettings(Frozen):

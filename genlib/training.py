@@ -12,17 +12,19 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from genlib import device, objectives, rng
+from genlib import device, judging, objectives, rng
 from genlib.averaging import average_into, decay
 from genlib.data.arrays import Images
 from genlib.data.batches import in_order, resident, shuffled, to_float, to_uint8
 from genlib.errors import GenlibError
+from genlib.judging import Judge
 from genlib.settings import ProgressSettings, RunSettings
 
 if TYPE_CHECKING:
     from genlib.checkpoint import Keeper
 
 _HELDOUT_BATCH = 500
+_DRAW_BATCH = 250
 _STATISTICS_IMAGES = 512  # behind the averaged network's batch norm
 
 Row = dict[str, float]
@@ -32,8 +34,9 @@ Row = dict[str, float]
 class Epoch:
     """What one epoch brought.
 
-    `row`: means of the training losses (`train_...`) and of the held-out ones (`val_...`). `steps`: the rows of the
-    training curves. `picture`: the newest picture of the progress, uint8 N C H W.
+    `row`: means of the training losses (`train_...`) and of the held-out ones (`val_...`), and what the judge said of
+    samples (`val_...`). `steps`: the rows of the training curves. `picture`: the newest picture of the progress, uint8
+    N C H W. `alarm`: why the samples look like mode collapse, None if they do not or are not judged.
     """
 
     number: int
@@ -42,14 +45,16 @@ class Epoch:
     row: Row
     steps: list[Row]
     picture: Images
+    alarm: str | None
 
 
 @dataclass
 class Training:
     """All that training holds; `run` moves it on, epoch by epoch.
 
-    `averaged` is the running average of the network that draws, or None when EMA is off. `seconds` of work, over all
-    the processes that it took.
+    `averaged` is the running average of the network that draws, or None when EMA is off. `best`: weights and buffers,
+    on the CPU, of the network to draw with after the epoch `best_epoch`, the one with the lowest FID on validation
+    images; None where samples are not judged. `seconds` of work, over all the processes that it took.
     """
 
     settings: RunSettings
@@ -64,6 +69,8 @@ class Training:
     steps: list[Row]
     frames: dict[str, list[Tensor]]
     seconds: float = 0.0
+    best: dict[str, Tensor] | None = None
+    best_epoch: int | None = None
 
     def drawing(self) -> dict[str, nn.Module]:
         """The networks to draw images with: the averaged one in place of the last one, if there is one."""
@@ -84,7 +91,12 @@ def start(settings: RunSettings, seed: int, shape: tuple[int, int, int], on: tor
 
 
 def run(
-    training: Training, train: Images, val: Images, progress: ProgressSettings, keeper: "Keeper | None"
+    training: Training,
+    train: Images,
+    val: Images,
+    progress: ProgressSettings,
+    keeper: "Keeper | None",
+    judge: Judge | None = None,
 ) -> Iterator[Epoch]:
     """Train to the end of the settings' epochs, yielding after each; with a keeper, go on from its last state.
 
@@ -94,6 +106,7 @@ def run(
         val: uint8 M C H W, for the held-out losses and the pictures of the progress.
         progress: what to record on the way.
         keeper: where the state is kept after each epoch.
+        judge: judges samples after each epoch; with one, the best checkpoint is kept.
 
     Raises:
         GenlibError: a loss is not finite; the state of the epoch before is kept.
@@ -145,11 +158,15 @@ def run(
                 if step in frame_steps:
                     _record_frame(training, train_images, val_images, progress, step)
 
-        # Measure the held-out losses, write down the epoch and keep the state.
+        # Measure the held-out losses, judge samples, write down the epoch and keep the state.
         seen = epoch * steps_per_epoch * settings.batch_size
         row = {"epoch": epoch, "images": seen}
         row |= dict(zip((f"train_{name}" for name in objective.LOSSES), np.mean(means, axis=0).tolist(), strict=True))
         row |= {f"val_{name}": value for name, value in heldout(training, val_images, epoch).items()}
+        alarm = None
+        if judge is not None:
+            judged, alarm = _judge_samples(training, train_images, judge)
+            row |= judged
         training.epoch = epoch
         training.history.append(row)
         training.steps += rows
@@ -158,7 +175,7 @@ def run(
         if keeper is not None:
             keeper.keep(training)
         picture = training.frames["samples"][-1].numpy()
-        yield Epoch(epoch, seen, seconds, row, rows, picture)
+        yield Epoch(epoch, seen, seconds, row, rows, picture, alarm)
 
 
 @torch.no_grad()
@@ -192,6 +209,29 @@ def settle(training: Training, train_images: Tensor) -> None:
             (objective.fed(training.networks, images, noise, training.settings) for images in batches),
             training.averaged,
         )
+
+
+@torch.no_grad()
+def _judge_samples(training: Training, train_images: Tensor, judge: Judge) -> tuple[Row, str | None]:
+    """What the judge says of samples of the epoch that ends, and the alarm, if any; the best checkpoint so far is kept.
+
+    Settled for every epoch, the network that draws is as it would be saved. The same latents every time.
+    """
+    settle(training, train_images)
+    objective, networks = training.objective, training.drawing()
+    codes = rng.latents(judge.count, training.settings.latent_dim, training.seed, "judged").to(training.device)
+    with _evaluation(networks):
+        batches = torch.split(codes, _DRAW_BATCH)
+        samples = torch.cat([to_uint8(objective.draw(networks, batch)).cpu() for batch in batches])
+    numbers = judge.measure(samples.numpy())
+    earlier = [{name: row[f"val_{name}"] for name in numbers} for row in training.history]
+    alarm = judging.collapse(numbers, earlier, training.settings.epochs, len(judge.network.classes))
+    if all(numbers["fid"] < row["fid"] for row in earlier):
+        training.best_epoch = len(earlier) + 1
+        training.best = {
+            name: tensor.to("cpu", copy=True) for name, tensor in networks[objective.DRAWS].state_dict().items()
+        }
+    return {f"val_{name}": value for name, value in numbers.items()} | {"val_collapse": float(alarm is not None)}, alarm
 
 
 @torch.no_grad()

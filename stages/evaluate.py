@@ -1,14 +1,17 @@
 """Stage evaluate: a trained model in numbers, on the test split."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import numpy as np
+import torch
 import typer
 
-from genlib import device, evaluation, features, models, params, tracking
+from genlib import device, evaluation, features, inception, models, params, tracking
 from genlib.data.arrays import open_array, open_card, open_split
 from genlib.files import digest, write_json
+from genlib.settings import EvaluateSettings
 from stages.command import run
 
 
@@ -26,20 +29,24 @@ def main(
     trained, measuring = models.load(model, on), features.load(network, on)
     train, test, card = open_split(data, "train"), open_split(data, "test"), open_card(data)
     images = open_array(samples, f"sample@{trained.run}", np.uint8, 4)
-    numbers, details = evaluation.of_samples(images, train, test, card, measuring, trained.seed, settings.covered_share)
-    numbers |= evaluation.of_reconstructions(trained, train, test)
-    everything = {
-        "run": trained.run,
-        "metrics": numbers,
-        **details,
-        "dataset": card,
-    }
-    write_json(out, everything)
+    found = evaluation.evaluate(trained, images, train, test, card, measuring, settings, _standard(settings, on))
+    if found.warning is not None:
+        print(f"warning: {trained.run}: {found.warning}", file=sys.stderr)
+    numbers = found.metrics
+    write_json(out, found.everything)
     write_json(metrics, numbers)
     names = {"dataset": trained.settings.dataset, "model": trained.settings.model}
     with tracking.resume_run(trained.settings.lane, trained.run, **names, model_sha256=digest(model)) as tracker:
         tracker.log_metrics({f"test/{name}": value for name, value in numbers.items()}, step=0)
     print(f"{trained.run}: " + ", ".join(f"{name} {value:.4g}" for name, value in numbers.items()))
+
+
+def _standard(settings: EvaluateSettings, on: torch.device) -> inception.Inception | inception.Unavailable | None:
+    """Inception's features, if params.yaml asks for them."""
+    if settings.features != "inception":
+        return None
+    found = inception.find_weights()
+    return found if isinstance(found, inception.Unavailable) else inception.load(found, on)
 
 
 if __name__ == "__main__":

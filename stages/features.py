@@ -34,7 +34,7 @@ def main(
         )
     print(f"{dataset}: classifier on {card['counts']['train']:,} images, {settings.epochs} epochs, {on}", flush=True)
     train, val = open_split(data, "train"), open_split(data, "val")
-    classifier = features.train(train, kind, len(names), settings, everything.seed, on)
+    classifier = features.train(train, kind, len(names), settings, settings.seed, on)
     features.save(model, classifier, dataset, kind, names, settings.net)
     network = features.load(model, on)
     score = features.score(network, network.measure(val.images)[1], val.labels, train.labels)

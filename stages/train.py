@@ -1,12 +1,13 @@
 """Stage train: one run, from processed arrays to a model file."""
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from genlib import checkpoint, device, history, models, objectives, params, training
+from genlib import checkpoint, device, features, history, judging, models, objectives, params, training
 from genlib.data.arrays import open_card, open_split
 from genlib.figures.grids import grid
 from genlib.files import digest
@@ -17,6 +18,7 @@ from stages.command import run
 def main(
     name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml, such as mnist-vae.")],
     data: Annotated[Path, typer.Option(help="Folder of the processed dataset.")],
+    network: Annotated[Path, typer.Option(help="Weights of the measuring network; read for models that are judged.")],
     model: Annotated[Path, typer.Option(help="Model file to write.")],
     log: Annotated[Path, typer.Option(help="Folder to write history, architecture and provenance to.")],
     work: Annotated[Path, typer.Option(help="Folder for states to resume from.")] = Path(".work"),
@@ -28,7 +30,11 @@ def main(
     card, train, val = open_card(data), open_split(data, "train").images, open_split(data, "val").images
     shape = (card["channels"], card["image_size"], card["image_size"])
     state = training.start(settings, everything.seed, shape, on)
-    identity = checkpoint.identity(settings, everything.seed, everything.progress, card["sha256"], on)
+    judge = None
+    if objectives.judged(state.objective):
+        judge = judging.judge(features.load(network, on), card, val, everything.progress.judged, everything.seed)
+    judged_by = None if judge is None else judge.network.sha256
+    identity = checkpoint.identity(settings, everything.seed, everything.progress, card["sha256"], on, judged_by)
     print(f"{name}: {settings.model} on {len(train):,} {settings.dataset} images, {settings.epochs} epochs, {on}")
     with (
         checkpoint.Keeper(work / name, identity) as keeper,
@@ -39,15 +45,21 @@ def main(
         keeper.note(tracker.run_id)
         tracker.log_params({"seed": everything.seed, **settings.model_dump(exclude={"dataset", "model"})})
         tracker.log_dataset(settings.dataset, card["sha256"]["train.npy"], "training")
-        for epoch in training.run(state, train, val, everything.progress, keeper):
+        for epoch in training.run(state, train, val, everything.progress, keeper, judge):
             print(f"{name}: {training.summary(epoch, settings.epochs)}", flush=True)
+            if epoch.alarm is not None:
+                print(f"warning: {name}, epoch {epoch.number}: {epoch.alarm}", file=sys.stderr, flush=True)
             # A tracking server may be elsewhere; photographs of people, and what comes of them, stay on this machine.
             _track(tracker, epoch, picture=objectives.draws_from_prior(state.objective) or not card["people"])
-        models.save(model, name, everything.seed, settings, shape, state.networks, state.averaged)
+        checkpoints = (state.averaged, state.best, state.best_epoch)
+        models.save(model, name, everything.seed, settings, shape, state.networks, *checkpoints)
         history.write(log, state, shape, device.provenance(on, state.seconds))
         tracker.set_tags({MODEL_TAG: digest(model)})
         tracker.log_artifacts(model, "model")
         keeper.discard()
+    if state.best_epoch is not None:
+        best, last = (state.history[epoch - 1]["val_fid"] for epoch in (state.best_epoch, state.epoch))
+        print(f"{name}: best after epoch {state.best_epoch}, FID {best:.4g} on validation; last: {last:.4g}")
     print(f"{name}: {model} written after {time.perf_counter() - began:.0f} s")
 
 

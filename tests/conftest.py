@@ -58,7 +58,7 @@ def small() -> Callable[..., RunSettings]:
 
 @pytest.fixture
 def progress() -> ProgressSettings:
-    return ProgressSettings(frames=4, images=5, codes=7, rows_per_epoch=2)
+    return ProgressSettings(frames=4, images=5, codes=7, rows_per_epoch=2, judged=8)
 
 
 @pytest.fixture

@@ -67,7 +67,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         features.main("faces", data=DATA, model=NETWORK, metrics=NETWORK.with_name("metrics.json"))
         for name in ("faces-vae", "faces-gan"):
             model = folder(name) / "model.safetensors"
-            train.main(name, data=DATA, model=model, log=folder(name) / "training")
+            train.main(name, data=DATA, network=NETWORK, model=model, log=folder(name) / "training")
             draw(name)
             evaluate.main(
                 model,

@@ -424,6 +424,30 @@ def test_loss_curves_of_a_gan(tmp_path: Path) -> None:
     assert near(b[:, half:], COLOURS[0]) > near(a[:, half:], COLOURS[0])  # no longer hidden by the other curve
 
 
+def test_what_a_judge_said_of_a_gan_has_panels_of_its_own(tmp_path: Path) -> None:
+    images = [float(count) for count in range(100, 2001, 100)]
+    flat = [0.5] * len(images)
+    names = ("discriminator", "generator", "d_real", "d_fake", "accuracy_real", "accuracy_fake")
+    columns = {"step": images, "images": images} | dict.fromkeys(names, flat)
+    steps = csv(tmp_path / "steps.csv", columns | {"accuracy_fake": [0.2 + 0.4 * (n % 2) for n in range(len(images))]})
+    judged = {"epoch": [1.0, 2.0], "images": [1000.0, 2000.0], "val_fid": [5.0, 7.0], "val_collapse": [0.0, 0.0]}
+    drawn = []
+    for flags in ([0.0, 0.0], [0.0, 1.0]):
+        history = csv(tmp_path / "history.csv", judged | {"val_collapse": flags})
+        curves.loss_curves(steps, history, tmp_path / "gan.png")
+        drawn.append(pixels(tmp_path / "gan.png"))
+    calm, alarmed = drawn
+    height, width = calm.shape[0] // 2, calm.shape[1] // 2
+    assert near(calm[height:, :width], COLOURS[6]) > 100  # accuracy
+    assert near(calm[height:, width:], COLOURS[0]) > 100  # FID
+    assert near(calm[height:, width:], COLOURS[6]) > 30  # its best epoch
+    assert near(calm, COLOURS[2]) == 0
+    assert near(alarmed[height:, width:], COLOURS[2]) > 30  # the epoch with an alarm
+    csv(steps, {"step": images, "images": images} | dict.fromkeys(names[:-1], flat))
+    with pytest.raises(GenlibError, match=r"steps.csv: no column 'accuracy_fake'"):
+        curves.loss_curves(steps, history, tmp_path / "gan.png")
+
+
 @pytest.mark.parametrize(
     ("steps", "said"),
     [

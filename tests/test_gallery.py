@@ -70,7 +70,7 @@ def data(**changes: Any) -> gallery.Data:
 
 @pytest.fixture(scope="module")
 def progress() -> ProgressSettings:
-    return ProgressSettings(frames=6, images=16, codes=10, rows_per_epoch=2)
+    return ProgressSettings(frames=6, images=16, codes=10, rows_per_epoch=2, judged=8)
 
 
 Trained = dict[str, Path]

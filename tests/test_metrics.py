@@ -12,7 +12,15 @@ from numpy.typing import NDArray
 
 from genlib.errors import GenlibError
 from genlib.metrics import frechet, pca
-from genlib.metrics.classes import class_shares, covered, entropy_nats, kl_to_uniform, mean_confidence
+from genlib.metrics.classes import (
+    class_shares,
+    covered,
+    entropy_nats,
+    inception_style_score,
+    kl_to_uniform,
+    mean_confidence,
+    total_variation,
+)
 from genlib.metrics.frechet import Statistics, frechet_distance, statistics
 from genlib.metrics.pca import PCA, fit_pca
 from genlib.metrics.reconstruction import image_mse, mean_psnr, psnr, unit_range
@@ -387,3 +395,53 @@ def test_these_metrics_need_no_torch() -> None:
     modules = ", ".join(f"genlib.metrics.{name}" for name in ("classes", "frechet", "pca", "reconstruction"))
     program = f"import sys; import {modules}; sys.exit(int('torch' in sys.modules))"
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+# Class scores
+
+
+def test_inception_style_score_is_torch_fidelitys_on_the_same_logits() -> None:
+    import torch
+    from torch_fidelity import metric_isc
+
+    logits = torch.from_numpy(np.random.default_rng(0).normal(0, 3, size=(300, 10)))
+    theirs = metric_isc.isc_features_to_metric(logits, splits=1)[metric_isc.KEY_METRIC_ISC_MEAN]
+    assert inception_style_score(logits.softmax(1).numpy()) == pytest.approx(theirs, rel=1e-10)
+    assert inception_style_score(logits.float().softmax(1).numpy()) == pytest.approx(theirs, rel=1e-5)
+    assert 2 < theirs < 9
+
+
+@pytest.mark.parametrize(
+    ("probabilities", "score"),
+    [
+        (np.eye(4), 4.0),
+        (np.full((6, 4), 0.25), 1.0),
+        (np.eye(4)[[2, 2, 2]], 1.0),
+        (np.eye(4)[[0, 0, 1, 1]], 2.0),
+        (np.array([[0.75, 0.25], [0.25, 0.75]]), 1.5**0.75 * 0.5**0.25),
+        (np.eye(4) * 1.0005, 4.0),  # sums to 1 only as well as low precision does
+    ],
+)
+def test_inception_style_score_has_known_values(probabilities: Array, score: float) -> None:
+    assert inception_style_score(probabilities) == pytest.approx(score, rel=1e-12)
+
+
+def test_inception_style_score_refuses_logits() -> None:
+    with pytest.raises(GenlibError, match="probabilities"):
+        inception_style_score(np.array([[3.0, -1.0]]))
+
+
+def test_total_variation_of_distributions() -> None:
+    a, b = np.array([0.5, 0.5, 0.0]), np.array([0.25, 0.25, 0.5])
+    assert total_variation(a, a) == 0
+    assert total_variation(a, b) == total_variation(b, a) == pytest.approx(0.5)
+    assert total_variation(np.array([1.0, 0.0]), np.array([0.0, 1.0])) == 1
+    images = np.array([0, 0, 1, 2, 2, 2, 3, 3]), np.array([0, 1, 1, 2, 3, 3, 3, 3])  # 3 of 8 have to change class
+    assert total_variation(*(class_shares(labels, 4) for labels in images)) == pytest.approx(3 / 8)
+
+
+def test_total_variation_refuses_other_classes_and_counts() -> None:
+    with pytest.raises(GenlibError, match="2 classes against 3"):
+        total_variation(np.array([0.5, 0.5]), np.array([0.5, 0.5, 0.0]))
+    with pytest.raises(GenlibError, match="shares_b"):
+        total_variation(np.array([0.5, 0.5]), np.array([5, 5]))

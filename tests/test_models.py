@@ -1,5 +1,6 @@
 """Model files: what is saved comes back; samples depend on the seed alone; hostile files are refused in one line."""
 
+import copy
 import json
 import pickle
 from collections.abc import Callable
@@ -22,14 +23,21 @@ Small = Callable[..., RunSettings]
 
 @pytest.fixture
 def written(small: Small, tmp_path: Path) -> Callable[..., tuple[Path, training.Training]]:
-    def write(model: str, **changes: Any) -> tuple[Path, training.Training]:
+    def write(model: str, best: bool = False, **changes: Any) -> tuple[Path, training.Training]:
         state = training.start(small(model, **changes), 3, SHAPE, torch.device("cpu"))
         if state.averaged is not None:  # unlike the last weights
             with torch.no_grad():
                 for weight in state.averaged.parameters():
                     weight.mul_(1.5)
+        if best:  # unlike either
+            network = copy.deepcopy(state.drawing()["generator"])
+            with torch.no_grad():
+                for weight in network.parameters():
+                    weight.mul_(-0.5)
+            state.best, state.best_epoch = network.state_dict(), 7
         path = tmp_path / f"{model}.safetensors"
-        models.save(path, "a-run", 3, state.settings, SHAPE, state.networks, state.averaged)
+        checkpoints = (state.averaged, state.best, state.best_epoch)
+        models.save(path, "a-run", 3, state.settings, SHAPE, state.networks, *checkpoints)
         return path, state
 
     return write
@@ -40,7 +48,15 @@ Written = Callable[..., tuple[Path, training.Training]]
 
 @pytest.mark.parametrize(
     ("model", "changes"),
-    [("ae", {}), ("vae", {"beta": 2.5}), ("gan", {}), ("gan", {"ema_halflife_images": 10.0}), ("vae", {"width": 1})],
+    [
+        ("ae", {}),
+        ("vae", {"beta": 2.5}),
+        ("gan", {}),
+        ("gan", {"ema_halflife_images": 10.0}),
+        ("gan", {"best": True}),
+        ("gan", {"best": True, "ema_halflife_images": 10.0}),
+        ("vae", {"width": 1}),
+    ],
 )
 def test_what_is_saved_comes_back(model: str, changes: dict[str, Any], written: Written) -> None:
     path, state = written(model, **changes)
@@ -52,12 +68,21 @@ def test_what_is_saved_comes_back(model: str, changes: dict[str, Any], written: 
     assert (loaded.averaged is None) == (state.averaged is None)
     if loaded.averaged is not None and state.averaged is not None:
         pairs.append((loaded.averaged, state.averaged))
+    assert (loaded.best is None) == (state.best is None)
+    assert loaded.best_epoch == state.best_epoch
+    best = None
+    if loaded.best is not None and state.best is not None:
+        best = loaded.best.state_dict()
+        assert best.keys() == state.best.keys()
+        assert all(torch.equal(tensor, state.best[name]) for name, tensor in best.items())
+        assert not loaded.best.training
     for found, expected in pairs:
         tensors = expected.state_dict()
         assert found.state_dict().keys() == tensors.keys()
         assert all(torch.equal(tensor, tensors[name]) for name, tensor in found.state_dict().items())
         assert not found.training
-    models.save(path.with_name("again"), "a-run", 3, loaded.settings, SHAPE, loaded.networks, loaded.averaged)
+    checkpoints = (loaded.averaged, best, loaded.best_epoch)
+    models.save(path.with_name("again"), "a-run", 3, loaded.settings, SHAPE, loaded.networks, *checkpoints)
     assert path.with_name("again").read_bytes() == path.read_bytes()
 
 
@@ -98,6 +123,51 @@ def test_the_average_draws_unless_the_last_weights_are_asked_for(written: Writte
     assert (loaded.decode(codes).int() - average.int()).abs().max() <= 1
     assert (loaded.decode(codes, averaged=False).int() - last.int()).abs().max() <= 1
     assert not torch.equal(average, last)
+
+
+def test_the_best_checkpoint_is_never_taken_for_the_last(written: Written) -> None:
+    path, state = written("gan", best=True, ema_halflife_images=10.0)
+    loaded = models.load(path)
+    codes = latents(5, 3, 0, "test")
+    best, last, raw = loaded.decode(codes, checkpoint="best"), loaded.decode(codes), loaded.decode(codes, False)
+    assert not torch.equal(best, last)
+    assert not torch.equal(best, raw)
+    generator = state.networks["generator"]
+    assert state.best is not None
+    generator.load_state_dict(state.best)
+    with torch.no_grad():
+        expected = ((generator.eval()(codes) + 1) * 127.5).round().to(torch.uint8)
+    assert (best.int() - expected.int()).abs().max() <= 1
+    drawn = [loaded.sample(4, seed=1, checkpoint=checkpoint) for checkpoint in ("best", "last")]
+    assert torch.equal(drawn[0], loaded.decode(latents(4, 3, 1, "samples"), checkpoint="best"))
+    assert not torch.equal(*drawn)
+    with pytest.raises(GenlibError, match="a-run: the best checkpoint has no weights but those it draws with"):
+        loaded.decode(codes, averaged=False, checkpoint="best")
+
+
+def test_a_model_that_was_not_judged_has_no_best_checkpoint(written: Written) -> None:
+    path, _ = written("vae")
+    loaded = models.load(path)
+    assert (loaded.best, loaded.best_epoch) == (None, None)
+    assert set(metadata_of(path)) == {"run", "seed", "settings", "shape"}
+    with pytest.raises(GenlibError, match="a-run: checkpoint best: this vae has only the last one; draw from last"):
+        loaded.sample(1, checkpoint="best")
+
+
+def test_a_best_checkpoint_and_its_epoch_belong_together(written: Written) -> None:
+    path, state = written("gan", best=True)
+    metadata = metadata_of(path)
+    assert metadata["best_epoch"] == 7
+    assert state.best is not None
+    good = {f"{p}.{n}": t for p, network in state.networks.items() for n, t in network.state_dict().items()}
+    best = {f"best.{name}": tensor for name, tensor in state.best.items()}
+    rewrite(path, metadata, good | best)
+    models.load(path)
+    for epoch, tensors in ((7, good), (None, good | best), (0, good | best), ("7", good | best)):
+        rewrite(path, metadata | {"best_epoch": epoch}, tensors)
+        assert "not a model file of genlib" in refusal(path)
+    rewrite(path, metadata, good | dict(list(best.items())[1:]))
+    assert "not a model file of genlib" in refusal(path)
 
 
 def refusal(path: Path) -> str:

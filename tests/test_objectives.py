@@ -345,6 +345,38 @@ def test_a_gan_reports_probabilities_on_both_kinds(small: Small) -> None:
     torch.testing.assert_close(reported["d_fake"], fake)
 
 
+class Scripted(nn.Module):
+    """A discriminator that says these logits, call by call, whatever it is shown."""
+
+    def __init__(self, *logits: list[float]) -> None:
+        super().__init__()
+        self.logits = iter(logits)
+        self.weight = nn.Parameter(torch.zeros(()))
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        return torch.tensor(next(self.logits)) + self.weight + 0 * pictures.sum()
+
+
+def test_a_gan_reports_how_often_its_discriminator_is_right(small: Small) -> None:
+    """Real images: logits above 0; generated ones: below. A logit of 0 says neither."""
+    settings = small("gan")
+    networks, _ = built(settings)
+    real, fake = [2.0, -1.0, 0.0, 0.1, 5.0, -0.1], [-2.0, 1.0, 0.0, -0.1, 3.0, 0.1]
+    networks["discriminator"] = Scripted(real, fake, fake)
+    optimizers = {player: gan.optimizer(player, networks, settings) for player in gan.PLAYERS}  # type: ignore[arg-type]
+    reported = gan.train_step(networks, optimizers, images(), rng.generator(0, "n"), settings)  # type: ignore[arg-type]
+    assert reported["accuracy_real"].item() == pytest.approx(3 / 6)
+    assert reported["accuracy_fake"].item() == pytest.approx(2 / 6)
+    networks["discriminator"] = Scripted(real, fake)
+    heldout = gan.heldout_losses(networks, images(), rng.generator(0, "n"), settings)  # type: ignore[arg-type]
+    assert heldout["accuracy_real"].tolist() == [1, 0, 0, 1, 1, 0]
+    assert heldout["accuracy_fake"].tolist() == [1, 0, 0, 1, 0, 0]
+
+
+def test_only_gans_are_judged_while_they_train() -> None:
+    assert [name for name in objectives.names() if objectives.judged(objectives.get(name))] == ["gan"]
+
+
 @pytest.mark.parametrize("model", objectives.names())
 def test_the_same_seed_gives_the_same_step(model: str, small: Small) -> None:
     first, second, third = (step(small(model), seed)[0] for seed in (1, 1, 2))

@@ -11,9 +11,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
+from genlib import features as measuring
+from genlib import judging, models
+from genlib.classifiers import build
 from genlib.errors import GenlibError
 from stages import download, evaluate, features, preprocess, present, sample, train
 from stages.command import run
@@ -54,7 +58,7 @@ def tiny() -> dict[str, Any]:
     raw["data"]["digits"] |= {"validation_images": 40}
     raw["data"]["digits"]["source"] |= {"train_images": 300, "test_images": TESTS}
     raw["features"] = {"digits": raw["features"]["digits"] | {"epochs": 1, "batch_size": 50, "width": 2, "shift": 1}}
-    raw["progress"] = {"frames": 3, "images": 9, "codes": 30, "rows_per_epoch": 2}
+    raw["progress"] = {"frames": 3, "images": 9, "codes": 30, "rows_per_epoch": 2, "judged": 30}
     for model in ("ae", "vae", "gan"):
         raw[model] |= {"width": 2, "epochs": 1, "batch_size": 50, "latent_dim": 5}
     raw["gan"]["discriminator_width"] = 2
@@ -93,7 +97,8 @@ def folder(name: str) -> Path:
 
 
 def train_arguments(name: str) -> dict[str, Any]:
-    return {"data": DATA, "model": folder(name) / "model.safetensors", "log": folder(name) / "training"}
+    model, log = folder(name) / "model.safetensors", folder(name) / "training"
+    return {"data": DATA, "network": NETWORK, "model": model, "log": log}
 
 
 def sample_arguments(name: str) -> dict[str, Any]:
@@ -225,6 +230,59 @@ def test_train_says_how_it_goes(project: dict[str, str]) -> None:
     assert "val_total" in lines[1]
 
 
+def test_samples_of_a_gan_are_judged_and_its_best_checkpoint_kept(project: dict[str, str]) -> None:
+    [header, row] = (folder("t-gan") / "training" / "history.csv").read_text().splitlines()
+    judged = dict(zip(header.split(","), map(float, row.split(",")), strict=True))
+    assert judged["val_fid"] > 0
+    assert 0 <= judged["val_classes"] <= 10
+    assert judged["val_diversity"] >= 0
+    assert judged["val_collapse"] in (0, 1)
+    model = models.load(folder("t-gan") / "model.safetensors")
+    assert model.best_epoch == 1
+    assert torch.equal(model.sample(5), model.sample(5, checkpoint="best"))  # one epoch: the best is the last
+    for name in ("t-ae", "t-vae"):
+        assert "fid" not in (folder(name) / "training" / "history.csv").read_text()
+        assert models.load(folder(name) / "model.safetensors").best_epoch is None
+
+
+def test_train_warns_of_mode_collapse_and_says_which_epoch_was_best(
+    project: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    said = iter([(9.0, 1.0), (7.5, 0.9), (8.0, 0.1)])
+    monkeypatch.setattr(judging.Judge, "measure", lambda *_: dict(zip(("fid", "diversity"), next(said), strict=True)))
+    raw = tiny()
+    raw["gan"]["epochs"] = 3
+    arguments = {key: Path.cwd() / value for key, value in train_arguments("t-gan").items()}
+    monkeypatch.chdir(tmp_path)
+    write_params(raw)
+    train.main("t-gan", **arguments | {"model": Path("m"), "log": Path("log")}, work=Path("work"))
+    out, err = capsys.readouterr()
+    assert [line for line in err.splitlines() if line.startswith("warning: ")] == [
+        "warning: t-gan, epoch 3: samples are 0.10 times as diverse as real images, 1.00 times after epoch 1; "
+        "this may be mode collapse"
+    ]
+    assert "t-gan: best after epoch 2, FID 7.5 on validation; last: 8" in out.splitlines()
+    assert models.load(Path("m")).best_epoch == 2
+
+
+def test_a_measuring_network_is_read_for_gans_alone_and_before_training(
+    project: dict[str, str], tmp_path: Path
+) -> None:
+    written = {"network": tmp_path / "nowhere", "model": tmp_path / "m", "log": tmp_path / "l"}
+    train.main("t-ae", **train_arguments("t-ae") | written, work=tmp_path / "w")
+    assert (tmp_path / "m").read_bytes() == (folder("t-ae") / "model.safetensors").read_bytes()
+    written |= {"model": tmp_path / "g", "log": tmp_path / "gl"}
+    with pytest.raises(GenlibError, match=r"nowhere: no such file; run dvc repro"):
+        train.main("t-gan", **train_arguments("t-gan") | written, work=tmp_path / "gw")
+    measuring.save(
+        tmp_path / "nowhere", build("plain", 3, 28, 10, 2), "colours", "classes", list("0123456789"), "plain"
+    )
+    with pytest.raises(GenlibError, match=r"1 x 28 x 28, but the measuring network of colours was trained on 3 x 28"):
+        train.main("t-gan", **train_arguments("t-gan") | written, work=tmp_path / "gw")
+    assert not (tmp_path / "g").exists()
+    assert not (tmp_path / "gw").exists()
+
+
 @pytest.mark.parametrize("name", RUNS)
 def test_sample(name: str, project: dict[str, str]) -> None:
     samples = np.load(folder(name) / "samples.npy", allow_pickle=False)
@@ -296,7 +354,7 @@ def test_present(project: dict[str, str]) -> None:
 
 
 def test_a_stage_gives_the_same_bytes_again(project: dict[str, str], tmp_path: Path) -> None:
-    train.main("t-gan", DATA, tmp_path / "model", tmp_path / "log", tmp_path / "work")
+    train.main("t-gan", DATA, NETWORK, tmp_path / "model", tmp_path / "log", tmp_path / "work")
     assert (tmp_path / "model").read_bytes() == (folder("t-gan") / "model.safetensors").read_bytes()
     folders = {"figures": tmp_path / "figures", "real": tmp_path / "real"}
     sample.main(**sample_arguments("t-gan") | {"samples": tmp_path / "s.npy"} | folders)
@@ -420,6 +478,6 @@ def test_a_machine_that_is_not_there(
 ) -> None:
     monkeypatch.setenv(variable, value)
     with pytest.raises(GenlibError, match=f"{variable}={value!r}") as caught:
-        train.main("t-ae", DATA, tmp_path / "model", tmp_path / "log", tmp_path / "work")
+        train.main("t-ae", DATA, NETWORK, tmp_path / "model", tmp_path / "log", tmp_path / "work")
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.iterdir())

@@ -18,11 +18,14 @@ from safetensors.torch import load_file
 from torch import nn
 from torch.nn import functional as F
 
-from genlib import checkpoint, history, models, objectives, rng, training
+from genlib import checkpoint, history, judging, models, objectives, rng, training
 from genlib.averaging import average_into, decay
 from genlib.checkpoint import Keeper
+from genlib.classifiers import build
 from genlib.data import batches
 from genlib.errors import GenlibError
+from genlib.features import MeasuringNetwork
+from genlib.judging import Judge
 from genlib.settings import ProgressSettings, RunSettings
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -40,7 +43,7 @@ KINDS: Kinds = {
     "vae": {"latent_dim": 2},
     "gan": {"dropout": 0.4, "ema_halflife_images": 15.0},
 }
-PROGRESS = ProgressSettings(frames=4, images=5, codes=7, rows_per_epoch=2)
+PROGRESS = ProgressSettings(frames=4, images=5, codes=7, rows_per_epoch=2, judged=8)
 COUNT, HELD_OUT = 34, 11  # with batches of 10: 3 steps an epoch, 4 images left out
 
 
@@ -52,18 +55,29 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
+def judge_of(val: NDArray[np.uint8]) -> Judge:
+    """A judge with a measuring network that has learnt nothing."""
+    classes = tuple("abc")
+    with rng.default_generators(0, "test"):
+        classifier = build("plain", 1, 28, len(classes), 2).eval()
+    network = MeasuringNetwork("bars", "classes", classes, "0", classifier, CPU)
+    return judging.judge(network, {"labels": "classes", "classes": list(classes)}, val, PROGRESS.judged, 0)
+
+
 def advance(
     state: training.Training, bars: Bars, keeper: Keeper | None = None, epochs: int | None = None
 ) -> list[training.Epoch]:
     """Train, to the end or for some epochs."""
     images = bars(COUNT + HELD_OUT)
-    going = training.run(state, images[:COUNT], images[COUNT:], PROGRESS, keeper)
+    judge = judge_of(images[COUNT:]) if objectives.judged(state.objective) else None
+    going = training.run(state, images[:COUNT], images[COUNT:], PROGRESS, keeper, judge)
     return [epoch for _, epoch in zip(range(epochs or 1000), going, strict=False)]
 
 
 def outputs(state: training.Training, folder: Path) -> dict[str, bytes]:
     """All the bytes that the train stage writes, provenance aside."""
-    models.save(folder / "model", "r", state.seed, state.settings, SHAPE, state.networks, state.averaged)
+    checkpoints = (state.averaged, state.best, state.best_epoch)
+    models.save(folder / "model", "r", state.seed, state.settings, SHAPE, state.networks, *checkpoints)
     history.write(folder / "log", state, SHAPE, {})
     return {path.name: path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
@@ -261,7 +275,9 @@ def test_what_is_recorded(model: str, small: Small, bars: Bars, tmp_path: Path) 
     assert set(files) == {"model", "settings.json", "architecture.json", "provenance.json"} | tables
     losses = list(objectives.get(model).LOSSES)
     epoch_rows, step_rows = rows(files["history.csv"]), rows(files["steps.csv"])
-    assert list(epoch_rows[0]) == ["epoch", "images", *(f"{s}_{n}" for s in ("train", "val") for n in losses)]
+    judged = ["val_fid", "val_classes", "val_diversity", "val_collapse"] if model == "gan" else []
+    columns = [f"{split}_{name}" for split in ("train", "val") for name in losses]
+    assert list(epoch_rows[0]) == ["epoch", "images", *columns, *judged]
     assert [(row["epoch"], row["images"]) for row in epoch_rows] == [("1", "30"), ("2", "60"), ("3", "90")]
     assert list(step_rows[0]) == ["step", "images", *losses]
     assert [int(row["step"]) for row in step_rows] == [2, 3, 5, 6, 8, 9]
@@ -311,11 +327,110 @@ def test_large_counts_stay_whole_numbers(small: Small, tmp_path: Path) -> None:
 def test_pictures_of_progress_are_dense_at_first(small: Small, bars: Bars) -> None:
     state = training.start(small("ae", epochs=10), 0, SHAPE, CPU)
     images = bars(COUNT)
-    list(training.run(state, images, images, ProgressSettings(frames=6, images=2, codes=2, rows_per_epoch=1), None))
+    progress = ProgressSettings(frames=6, images=2, codes=2, rows_per_epoch=1, judged=8)
+    list(training.run(state, images, images, progress, None))
     seen = [int(frame) for frame in state.frames["images_seen"]]
     gaps = np.diff(seen)
     assert (seen[0], seen[1], seen[-1]) == (0, 20, 300)
     assert (np.diff(gaps) >= 0).all()
+
+
+# What is judged.
+
+
+def scripted(monkeypatch: pytest.MonkeyPatch, fids: list[float], diversities: list[float] | None = None) -> None:
+    """The judge says these numbers, epoch by epoch."""
+    said = iter(zip(fids, diversities or [1.0] * len(fids), strict=True))
+    monkeypatch.setattr(
+        Judge, "measure", lambda *_: dict(zip(("fid", "diversity"), next(said), strict=True)) | {"classes": 3.0}
+    )
+
+
+@pytest.mark.parametrize("halflife", [None, 15.0])
+def test_the_best_checkpoint_is_that_of_the_lowest_fid(
+    halflife: float | None, small: Small, bars: Bars, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of equal ones the first; its weights are those that draw after that epoch."""
+    settings = small("gan", epochs=5, ema_halflife_images=halflife)
+    scripted(monkeypatch, [9.0, 4.0, 6.0, 4.0, 5.0])
+    state = training.start(settings, 0, SHAPE, CPU)
+    images = bars(COUNT + HELD_OUT)
+    drawn = []
+    for _ in training.run(state, images[:COUNT], images[COUNT:], PROGRESS, None, judge_of(images[COUNT:])):
+        network = state.drawing()["generator"]
+        drawn.append({name: tensor.clone() for name, tensor in network.state_dict().items()})
+    assert state.best_epoch == 2
+    assert state.best is not None
+    assert all(torch.equal(tensor, drawn[1][name]) for name, tensor in state.best.items())
+    assert any(not torch.equal(tensor, drawn[3][name]) for name, tensor in state.best.items())
+
+    outputs(state, tmp_path)
+    model = models.load(tmp_path / "model")
+    assert model.best_epoch == 2
+    codes = rng.latents(5, settings.latent_dim, 0, "test")
+    with torch.no_grad():
+        network.load_state_dict(drawn[1])
+        expected = batches.to_uint8((network.eval()(codes) + 1) / 2)
+    assert torch.equal(model.decode(codes, checkpoint="best"), expected)
+    assert not torch.equal(model.decode(codes), expected)
+
+
+def test_the_judge_sees_what_the_drawing_network_draws_in_the_end(small: Small, bars: Bars, tmp_path: Path) -> None:
+    """The judge's last numbers are those of the saved model's samples."""
+    state = training.start(small("gan", **KINDS["gan"]), 0, SHAPE, CPU)
+    [*_, last] = advance(state, bars)
+    outputs(state, tmp_path)
+    judge = judge_of(bars(COUNT + HELD_OUT)[COUNT:])
+    codes = rng.latents(judge.count, state.settings.latent_dim, state.seed, "judged")
+    for name, value in judge.measure(models.load(tmp_path / "model").decode(codes).numpy()).items():
+        assert last.row[f"val_{name}"] == pytest.approx(value, rel=1e-9)
+    fids = [row["val_fid"] for row in state.history]
+    assert state.best_epoch == 1 + fids.index(min(fids))
+
+
+def test_judging_changes_no_weight_and_no_loss(small: Small, bars: Bars) -> None:
+    images = bars(COUNT + HELD_OUT)
+    states = []
+    for judge in (None, judge_of(images[COUNT:])):
+        state = training.start(small("gan", **KINDS["gan"]), 0, SHAPE, CPU)
+        list(training.run(state, images[:COUNT], images[COUNT:], PROGRESS, None, judge))
+        states.append(state)
+    plain, judged = states
+    assert plain.best is None
+    assert plain.best_epoch is None
+    assert plain.averaged is not None
+    assert judged.averaged is not None
+    for network, other in zip(
+        [*plain.networks.values(), plain.averaged], [*judged.networks.values(), judged.averaged], strict=True
+    ):
+        for name, tensor in network.state_dict().items():
+            assert torch.equal(tensor, other.state_dict()[name])
+    assert plain.steps == judged.steps
+    assert plain.history == [{name: row[name] for name in plain.history[0]} for row in judged.history]
+
+
+def test_an_alarm_is_in_the_row_and_in_words(small: Small, bars: Bars, monkeypatch: pytest.MonkeyPatch) -> None:
+    scripted(monkeypatch, [4.0, 3.0, 2.0, 1.0], [0.8, 1.0, 0.4, 0.9])
+    epochs = advance(training.start(small("gan", epochs=4), 0, SHAPE, CPU), bars)
+    assert [epoch.row["val_collapse"] for epoch in epochs] == [0, 0, 1, 0]
+    assert [epoch.alarm is not None for epoch in epochs] == [False, False, True, False]
+    assert "after epoch 2" in str(epochs[2].alarm)
+    [epoch] = advance(training.start(small("ae", epochs=1), 0, SHAPE, CPU), bars)
+    assert epoch.alarm is None
+
+
+def test_an_alarm_remembers_what_was_before_a_stop(
+    small: Small, bars: Bars, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small("gan", epochs=3)
+    scripted(monkeypatch, [1.0, 3.0, 2.0], [0.8, 1.0, 0.4])
+    with Keeper(tmp_path, IDENTITY) as keeper:
+        advance(training.start(settings, 0, SHAPE, CPU), bars, keeper, epochs=2)
+    with Keeper(tmp_path, IDENTITY) as keeper:
+        state = training.start(settings, 0, SHAPE, CPU)
+        [epoch] = advance(state, bars, keeper)
+    assert "1.00 times after epoch 2" in str(epoch.alarm)
+    assert state.best_epoch == 1
 
 
 # Equal runs.
@@ -368,7 +483,7 @@ def test_recording_more_changes_no_weight(small: Small, bars: Bars, tmp_path: Pa
     found = []
     for name, frames in (("few", 2), ("many", 9)):
         state = training.start(small("gan", **KINDS["gan"]), 0, SHAPE, CPU)
-        progress = ProgressSettings(frames=frames, images=frames, codes=2, rows_per_epoch=frames)
+        progress = ProgressSettings(frames=frames, images=frames, codes=2, rows_per_epoch=frames, judged=8)
         list(training.run(state, images[:25], images[25:], progress, None))
         found.append(outputs(state, tmp_path / name)["model"])
     assert found[0] == found[1]
@@ -435,6 +550,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
 ) -> None:
     settings = small(model, epochs=4, **KINDS[model])
     expected = trained(settings, bars, tmp_path / "undisturbed")
+    assert (b'"best_epoch' in expected["model"].replace(b"\\", b"")) == (model == "gan")
     with Keeper(tmp_path / "work", IDENTITY) as keeper:
         advance(training.start(settings, 0, SHAPE, CPU), bars, keeper, epochs=stop)
     with Keeper(tmp_path / "work", IDENTITY) as keeper:
@@ -460,6 +576,8 @@ import numpy as np, torch
 from genlib import objectives, training
 from genlib.checkpoint import Keeper
 from genlib.settings import ProgressSettings
+sys.path.insert(0, "tests")
+from test_training import judge_of
 torch.set_num_threads(1)
 work, settings, images = Path(sys.argv[1]), sys.argv[2], np.load(sys.argv[3])
 gan = objectives.get("gan")
@@ -472,9 +590,9 @@ def hanging(*arguments):
         sys.stdin.read()
     return step(*arguments)
 gan.train_step = hanging
-progress = ProgressSettings(frames=4, images=5, codes=7, rows_per_epoch=2)
+progress = ProgressSettings(frames=4, images=5, codes=7, rows_per_epoch=2, judged=8)
 with Keeper(work, {"test": 1}) as keeper:
-    list(training.run(state, images[:34], images[34:], progress, keeper))
+    list(training.run(state, images[:34], images[34:], progress, keeper, judge_of(images[34:])))
 """
 
 
@@ -517,9 +635,15 @@ def test_a_state_of_other_settings_is_not_used(small: Small, bars: Bars, tmp_pat
 def test_the_identity_is_all_that_decides_the_result(small: Small, progress: ProgressSettings) -> None:
     data = {"train.npy": "1"}
 
-    def print_of(settings: RunSettings, seed: int = 0, data: dict[str, str] = data, frames: int = 4) -> str:
+    def print_of(
+        settings: RunSettings,
+        seed: int = 0,
+        data: dict[str, str] = data,
+        frames: int = 4,
+        network: str | None = None,
+    ) -> str:
         recorded = progress.model_copy(update={"frames": frames})
-        return Keeper(Path(), checkpoint.identity(settings, seed, recorded, data, CPU)).fingerprint
+        return Keeper(Path(), checkpoint.identity(settings, seed, recorded, data, CPU, network)).fingerprint
 
     same = print_of(small("gan"))
     assert print_of(small("gan")) == same
@@ -530,8 +654,10 @@ def test_the_identity_is_all_that_decides_the_result(small: Small, progress: Pro
         print_of(small("gan"), seed=1),
         print_of(small("gan"), data={"train.npy": "2"}),
         print_of(small("gan"), frames=5),
+        print_of(small("gan"), network="1"),
+        print_of(small("gan"), network="2"),
     ]
-    assert len({same, *others}) == 7
+    assert len({same, *others}) == 9
 
 
 class Malicious:

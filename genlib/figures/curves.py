@@ -1,17 +1,18 @@
-"""Plots of numbers: losses over training, variances of gradients, counts per class."""
+"""Plots of numbers: losses and judgements over training, variances of gradients."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
 from genlib.errors import GenlibError
 from genlib.figures.grids import save_png
 from genlib.figures.style import COLOURS, INK, look, panels, picture
 
-_BLUE, _ORANGE = COLOURS[0], COLOURS[6]
+_BLUE, _RED, _ORANGE = COLOURS[0], COLOURS[2], COLOURS[6]
 _TITLES = {
     "generation": "generation loss: squared error per image",
     "latent": "latent loss: KL to N(0, I), nats per image",
@@ -23,12 +24,14 @@ def loss_curves(steps_csv: Path, history_csv: Path, path: Path) -> None:
     """Plot a run's losses over the training images seen (PNG).
 
     Autoencoders: one panel per loss (`generation`, and `latent` where there is one), the training loss as a line and
-    the held-out one as dots. GANs: the two players' losses, and D's mean probability for real and generated images
-    with the line 0.5 at which it can no longer tell them apart.
+    the held-out one as dots. GANs: the two players' losses, D's mean probability for real and generated images with the
+    line 0.5 at which it can no longer tell them apart, and, where they are recorded, the shares of real and of
+    generated images that D takes for what they are, and the FID of each epoch's samples.
 
     Args:
         steps_csv: columns `step,images,<loss>...`, several rows per epoch.
-        history_csv: columns `epoch,images,train_<loss>...,val_<loss>...`, one row per epoch.
+        history_csv: columns `epoch,images,train_<loss>...,val_<loss>...`, one row per epoch; `val_fid` and
+            `val_collapse` where samples were judged.
         path: the PNG to write.
 
     Raises:
@@ -37,9 +40,7 @@ def loss_curves(steps_csv: Path, history_csv: Path, path: Path) -> None:
     steps, history = _read(steps_csv), _read(history_csv)
     with look():
         if "discriminator" in steps:
-            figure, (losses, judgements) = panels(2)
-            _players(losses, steps, steps_csv)
-            _judgements(judgements, steps, steps_csv)
+            figure = _game((steps_csv, steps), (history_csv, history))
         else:
             names = [name for name in _TITLES if name in steps]
             if not names:
@@ -91,7 +92,22 @@ def _train_and_held_out(axes: Axes, name: str, steps: tuple[Path, _Columns], his
     axes.legend()
 
 
-def _players(axes: Axes, steps: _Columns, source: Path) -> None:
+def _game(steps: tuple[Path, _Columns], history: tuple[Path, _Columns]) -> Figure:
+    """The panels of a GAN, two to a row."""
+    draw: list[Callable[[Axes], None]] = []
+    draw += [lambda axes: _players(axes, *steps), lambda axes: _probabilities(axes, *steps)]
+    if "accuracy_real" in steps[1]:
+        draw.append(lambda axes: _accuracies(axes, *steps))
+    if "val_fid" in history[1]:
+        draw.append(lambda axes: _fids(axes, *history))
+    rows = -(-len(draw) // 2)
+    figure = Figure(figsize=(10.4, 3.8 * rows), layout="constrained")
+    for index, panel in enumerate(draw, start=1):
+        panel(figure.add_subplot(rows, 2, index))
+    return figure
+
+
+def _players(axes: Axes, source: Path, steps: _Columns) -> None:
     x = _column(source, steps, "images")
     for name, colour in (("discriminator", _BLUE), ("generator", _ORANGE)):
         axes.plot(x, _column(source, steps, name), color=colour, linewidth=0.9, label=name)
@@ -101,13 +117,41 @@ def _players(axes: Axes, steps: _Columns, source: Path) -> None:
     axes.legend()
 
 
-def _judgements(axes: Axes, steps: _Columns, source: Path) -> None:
+def _probabilities(axes: Axes, source: Path, steps: _Columns) -> None:
     x = _column(source, steps, "images")
     for name, label, colour in (("d_real", "real: D(x)", _BLUE), ("d_fake", "generated: D(G(z))", _ORANGE)):
         axes.plot(x, _column(source, steps, name), color=colour, linewidth=0.9, label=label)
     axes.axhline(0.5, color=INK, linewidth=1, linestyle="--", label="0.5: cannot tell")
     axes.set_title("probability of being real, as D sees it", loc="left")
     axes.set_ylim(0, 1)
+    _over_images(axes)
+    axes.legend()
+
+
+def _accuracies(axes: Axes, source: Path, steps: _Columns) -> None:
+    x = _column(source, steps, "images")
+    for name, label, colour in (("accuracy_real", "real", _BLUE), ("accuracy_fake", "generated", _ORANGE)):
+        axes.plot(x, _column(source, steps, name), color=colour, linewidth=0.9, label=label)
+    axes.axhline(0.5, color=INK, linewidth=1, linestyle="--", label="0.5: guesses")
+    axes.set_title("share of images that D is right about", loc="left")
+    axes.set_ylim(0, 1.02)
+    _over_images(axes)
+    axes.legend()
+
+
+def _fids(axes: Axes, source: Path, history: _Columns) -> None:
+    """FID after each epoch; the best epoch, and those at which the samples look like mode collapse, are marked."""
+    x, y = _column(source, history, "images"), _column(source, history, "val_fid")
+    best = y.index(min(y))
+    axes.plot(x, y, color=_BLUE, linewidth=1.4, marker="o", markersize=5)
+    axes.plot(x[best], y[best], "D", color=_ORANGE, markersize=8, label=f"best: epoch {best + 1}, {y[best]:.3g}")
+    flags = _column(source, history, "val_collapse")
+    alarms = [(images, fid) for images, fid, flag in zip(x, y, flags, strict=True) if flag]
+    if alarms:
+        axes.plot(*zip(*alarms, strict=True), "x", color=_RED, markersize=9, markeredgewidth=2, label="mode collapse?")
+    axes.set_title("FID of each epoch's samples, held-out images", loc="left")
+    if min(y) > 0:  # falls fast, then slowly
+        _readable_log(axes)
     _over_images(axes)
     axes.legend()
 

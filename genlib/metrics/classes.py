@@ -54,6 +54,33 @@ def mean_confidence(probabilities: NDArray[Any]) -> float:
     return float(_distributions(probabilities, "probabilities", ndim=2).max(axis=1).mean())
 
 
+def inception_style_score(probabilities: NDArray[Any]) -> float:
+    """exp of the mean over images of KL(p(y|x) || p(y)), from `probabilities` N K: 1 (all alike) to K.
+
+    High when each image is of one class for certain and all classes are equally frequent (Salimans et al. 2016, sec. 4,
+    in one split). With the dataset's own classifier in the place of Inception: not comparable with Inception scores.
+    Raises GenlibError when a row is not a distribution.
+    """
+    given = _distributions(probabilities, "probabilities", ndim=2)
+    given /= given.sum(axis=1, keepdims=True)
+    overall = given.mean(axis=0)
+    # 0 log 0 = 0; where a probability is above 0, so is the mean over images.
+    ratios = np.divide(given, overall, out=np.ones_like(given), where=given > 0)
+    return float(np.exp(np.maximum(0.0, np.sum(given * np.log(ratios), axis=1).mean())))
+
+
+def total_variation(shares_a: NDArray[Any], shares_b: NDArray[Any]) -> float:
+    """Half the sum of |difference| of two distributions (K): 0 (equal) to 1 (no class in common).
+
+    It is the share of images that would have to change class. Raises GenlibError when one is no distribution or they
+    are of unequal length.
+    """
+    a, b = _distributions(shares_a, "shares_a", ndim=1), _distributions(shares_b, "shares_b", ndim=1)
+    if a.shape != b.shape:
+        raise GenlibError(f"shares: {a.size} classes against {b.size}; measure both sets with the same network")
+    return float(min(1.0, np.abs(a - b).sum() / 2))
+
+
 def _distributions(values: NDArray[Any], name: str, ndim: int) -> NDArray[np.float64]:
     """`values` as float64, checked: `ndim` axes, none of length 0, entries >= 0 that sum to 1 over the last axis."""
     if values.ndim != ndim or values.size == 0:

@@ -18,6 +18,6 @@ class Reshape(nn.Module):
 
 
 def activation(name: str) -> nn.Module:
-    """The last activation of a decoder: `sigmoid` or `relu`."""
-    activations: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU}
+    """The last activation of a decoder: `sigmoid` or `relu`; `logits` is none."""
+    activations: dict[str, type[nn.Module]] = {"sigmoid": nn.Sigmoid, "relu": nn.ReLU, "logits": nn.Identity}
     return activations[name]()

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 
 class Objective(Protocol):
-    """A model: how its networks are built, trained, watched and drawn from. Images are B C H W, float, in 0..1."""
+    """A model: how its networks are built, trained, watched and drawn from. Images are B C H W, float, in 0..1.
+
+    A model whose losses do not say how good its images are says `JUDGED = True` besides: see `judged`.
+    """
 
     Settings: type[RunSettings]
     LOSSES: tuple[str, ...]
@@ -64,6 +67,11 @@ def draws_from_prior(objective: Objective) -> bool:
     Where they have none, the pictures of training's progress are made of the dataset's images (`Objective.preview`).
     """
     return hasattr(objective, "posterior") or not hasattr(objective, "encode")
+
+
+def judged(objective: Objective) -> bool:
+    """Whether samples are judged after each epoch of training, and the best checkpoint is kept (`genlib.judging`)."""
+    return bool(getattr(objective, "JUDGED", False))
 
 
 @cache

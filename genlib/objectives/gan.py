@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
     from genlib.objectives import Networks, Optimizers
 
-LOSSES = ("discriminator", "generator", "d_real", "d_fake")
+LOSSES = ("discriminator", "generator", "d_real", "d_fake", "accuracy_real", "accuracy_fake")
 PLAYERS = {"discriminator": ("discriminator",), "generator": ("generator",)}
 DRAWS = "generator"
+JUDGED = True
 
 
 class Settings(RunSettings):
@@ -103,11 +104,16 @@ def train_step(
         "generator": loss_g.detach(),
         "d_real": real_logits.detach().sigmoid().mean(),
         "d_fake": fake_logits.detach().sigmoid().mean(),
+        "accuracy_real": (real_logits.detach() > 0).float().mean(),
+        "accuracy_fake": (fake_logits.detach() < 0).float().mean(),
     }
 
 
 def heldout_losses(networks: "Networks", images: "Tensor", rng: "Generator", settings: Settings) -> "dict[str, Tensor]":
-    """Both players' losses and D(x), D(G(z)) as probabilities, on held-out images and as many generated ones."""
+    """Both players' losses, D(x) and D(G(z)) as probabilities, and whether D is right (0 or 1) about each image.
+
+    On held-out images and as many generated ones.
+    """
     real_logits = networks["discriminator"](2 * images - 1)
     fake_logits = networks["discriminator"](networks["generator"](_noise(images, rng, settings)))
     return {
@@ -115,6 +121,8 @@ def heldout_losses(networks: "Networks", images: "Tensor", rng: "Generator", set
         "generator": generator_loss(fake_logits),
         "d_real": real_logits.sigmoid(),
         "d_fake": fake_logits.sigmoid(),
+        "accuracy_real": (real_logits > 0).float(),
+        "accuracy_fake": (fake_logits < 0).float(),
     }
 
 

@@ -89,6 +89,21 @@ def elbo(generation: "Tensor", latent: "Tensor", dimensions: int, beta: float) -
     return -generation / beta - 0.5 * dimensions * math.log(math.pi * beta) - latent
 
 
+def likelihood(settings: Settings) -> str:
+    """The distribution of an image given its code, in words."""
+    return f"Gaussian, variance {settings.beta / 2:g} per pixel in 0..1"
+
+
+def log_likelihood(networks: "Networks", images: "Tensor", codes: "Tensor", settings: Settings) -> "Tensor":
+    """log p(image | code) in nats, constants included: images B C H W in 0..1 and codes B Z to B.
+
+    N(reconstruction, beta / 2) for each pixel: a density, so it may be positive. `elbo` is its mean over the codes of
+    an image less the latent loss.
+    """
+    constant = 0.5 * images[0].numel() * math.log(math.pi * settings.beta)
+    return -generation_loss(images, networks["decoder"](codes)) / settings.beta - constant
+
+
 def encode(networks: "Networks", images: "Tensor") -> "Tensor":
     """Images B C H W to the means of their codes, B Z."""
     return posterior(networks, images)[0]

@@ -6,7 +6,12 @@ from typing import Literal
 
 DATASETS = {"mnist": "MNIST", "lfw": "LFW", "celeba": "CelebA", "digits": "drawn digits", "faces": "drawn faces"}
 
-MODELS = {"ae": "autoencoder", "vae": "variational autoencoder", "gan": "generative adversarial network"}
+MODELS = {
+    "ae": "autoencoder",
+    "vae": "variational autoencoder",
+    "bernoulli_vae": "variational autoencoder, Bernoulli likelihood",
+    "gan": "generative adversarial network",
+}
 
 STATED: Mapping[str, Mapping[str, object]] = {
     "vae": {"net": "deck28", "width": 32, "output": "relu"},

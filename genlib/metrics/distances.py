@@ -1,0 +1,123 @@
+"""Euclidean distances between rows, a block at a time: what neighbours in feature or pixel space are found with."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.spatial.distance import cdist
+
+from genlib.errors import GenlibError
+
+_BLOCK_BYTES = 1 << 25  # 32 MiB: what one temporary takes at most
+_LARGEST = 1e15  # squares of larger values, summed, overflow float32
+
+
+def feature_rows(features: NDArray[Any], name: str, at_least: int = 1) -> NDArray[np.float64]:
+    """`features` (N D, integer or float) as float64, for functions that compare sets of them.
+
+    Raises GenlibError, with `name`, when they are not N D real numbers with N >= `at_least` and D >= 1, or hold NaN,
+    infinity or values above 1e15.
+    """
+    _check_rows(features, name, at_least)
+    rows = features.astype(np.float64)
+    _check_finite(rows, name)
+    return rows
+
+
+def check_same_dimensions(a: NDArray[Any], b: NDArray[Any]) -> None:
+    """GenlibError unless the rows of both have the same length."""
+    if a.shape[1] != b.shape[1]:
+        raise GenlibError(
+            f"features: {a.shape[1]} dimensions against {b.shape[1]}; measure both sets with the same network"
+        )
+
+
+def squared_distances(
+    queries: NDArray[np.float64], points: NDArray[np.float64]
+) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """Squared distances of `queries` (N D) to all `points` (M D), some rows at a time: (first row, R M float64).
+
+    From differences, not from |a|^2 + |b|^2 - 2ab, whose digits cancel: so equal rows are exactly 0 apart, a pair has
+    the same distance in whichever block and order, and ties are ties.
+    """
+    step = max(1, _BLOCK_BYTES // (8 * len(points)))
+    for start in range(0, len(queries), step):
+        yield start, cdist(queries[start : start + step], points, "sqeuclidean")
+
+
+def nearest_distances(queries: NDArray[Any], points: NDArray[Any], count: int) -> NDArray[np.float64]:
+    """Distances of each of `queries` (N D) to the `count` nearest of `points` (M D): N count, rising, 0 for equal rows.
+
+    Any integer or float type; memory-mapped points are read a block at a time. Products in float32 narrow the points
+    down to those that rounding cannot rule out, whose distances are then taken from differences in float64: the result
+    is that of comparing all in float64, at the speed of float32.
+    Raises GenlibError for rows that `feature_rows` would refuse, unequal dimensions, and fewer than `count` points.
+    """
+    _check_rows(queries, "queries", 1)
+    _check_rows(points, "points", max(1, count))
+    check_same_dimensions(queries, points)
+    rows = queries.astype(np.float64)
+    _check_finite(rows, "queries")
+    query, point = _candidates(rows, points, count)
+    squared = np.empty(len(query))
+    step = max(1, _BLOCK_BYTES // (16 * rows.shape[1]))
+    for start in range(0, len(query), step):
+        difference = rows[query[start : start + step]]
+        difference -= points[point[start : start + step]]
+        squared[start : start + step] = np.einsum("ij,ij->i", difference, difference)
+    order = np.lexsort((squared, query))
+    first = np.searchsorted(query[order], np.arange(len(rows)))
+    nearest: NDArray[np.float64] = np.sqrt(squared[order][first[:, np.newaxis] + np.arange(count)])
+    return nearest
+
+
+def _candidates(
+    rows: NDArray[np.float64], points: NDArray[Any], count: int
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Pairs of a row and a point, among which are the `count` nearest points of each row: two indices, each P."""
+    centre = rows.mean(axis=0)  # shorter vectors, smaller rounding errors
+    narrow = (rows - centre).astype(np.float32)
+    lengths = np.linalg.norm(narrow, axis=1).astype(np.float64)
+    best = np.full((len(rows), count), np.inf, np.float32)
+    error = np.zeros(len(rows))
+    found: list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]] = []
+    step = max(1, _BLOCK_BYTES // max(4 * len(rows), 8 * rows.shape[1]))
+    for start in range(0, len(points), step):
+        block = points[start : start + step].astype(np.float64)
+        _check_finite(block, "points")
+        block -= centre
+        others = block.astype(np.float32)
+        squares = np.einsum("ij,ij->i", others, others)
+        compared = narrow @ others.T  # becomes the squared distance, less the square of the row ...
+        compared *= -2
+        compared += squares  # ... here
+        # Twice the bound on the rounding error of a sum of products (Higham 2002, sec. 3.1): it is in both compared.
+        bound = 2 * (rows.shape[1] + 8) * 2.0**-24 * (lengths + np.sqrt(float(squares.max()))) ** 2
+        error = np.maximum(error, bound)
+        nearest = np.partition(compared, count - 1, axis=1)[:, :count] if count < compared.shape[1] else compared
+        best = np.sort(np.concatenate([best, nearest], axis=1), axis=1)[:, :count]
+        query, point = np.nonzero(compared <= (best[:, -1] + error)[:, np.newaxis])
+        found.append((query, point + start, compared[query, point]))
+    query, point, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
+    near = value <= (best[:, -1] + error)[query]
+    return query[near], point[near]
+
+
+def _check_rows(features: NDArray[Any], name: str, at_least: int) -> None:
+    if features.ndim != 2 or features.dtype.kind not in "iuf" or len(features) < at_least or features.shape[1] < 1:
+        raise GenlibError(
+            f"{name}: {features.dtype} array of shape {features.shape}; pass real numbers of shape N x D, "
+            f"N >= {at_least}"
+        )
+
+
+def _check_finite(rows: NDArray[np.float64], name: str) -> None:
+    """GenlibError if a value is NaN, infinite or above 1e15."""
+    largest = float(np.abs(rows).max())
+    # Written so that NaN fails too.
+    if not largest <= _LARGEST:
+        raise GenlibError(
+            f"{name}: a value of {largest:.3g}; pass finite values up to {_LARGEST:.0e}: find which images or which "
+            f"network made it"
+        )
