@@ -133,7 +133,8 @@ def identity(
 
     `network`: sha256 of the measuring network that judges samples; None for models that are not judged.
     """
-    modules = ["training", "averaging", "rng", "data.batches", f"objectives.{settings.model}", f"nets.{settings.net}"]
+    modules = ["training", "averaging", "rng", "data.batches", "nets.layers", f"nets.{settings.net}"]
+    modules += ["objectives._losses", "objectives._posterior", f"objectives.{settings.model}"]
     if network is not None:
         modules += ["judging", "features", "classifiers", "metrics.frechet", "metrics.classes"]
     return {

@@ -6,21 +6,16 @@ over sample sets of one model is shown, and says nothing of what another trainin
 """
 
 import csv
-import hashlib
 import io
-import json
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, NonNegativeFloat, PositiveInt, ValidationError
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
-from genlib import params
 from genlib.errors import GenlibError
 from genlib.files import read_json, write_bytes
 
@@ -79,7 +74,7 @@ class Row(BaseModel):
 
 def read(path: Path, run: str) -> Result:
     """The result of a run from its evaluation.json. GenlibError if it is missing, or not of today's shape."""
-    return _result(read_json(path), str(path), run, run, None, {}, {})
+    return result_of(read_json(path), str(path), run, run, None, {}, {})
 
 
 def refuse_different(results: Sequence[Result]) -> None:
@@ -221,148 +216,7 @@ def read_csv(path: Path) -> tuple[Row, ...]:
     return tuple(rows)
 
 
-def in_workspace(run: str) -> Result:
-    """The result of a run in the workspace, with the params it was made with.
-
-    GenlibError if params.yaml or a file was changed since, so that they do not belong together.
-    """
-    lock, place = Path("dvc.lock"), Path("params.yaml")
-    for path in (lock, place):
-        if not path.is_file():
-            raise GenlibError(f"{path}: no such file; run this in the project's folder, after dvc repro")
-    return _of_revision("workspace", run, place.read_text("utf-8"), lock.read_text("utf-8"), _from_workspace)
-
-
-def in_experiments(run: str, rev: str, left_out: Sequence[str] = ()) -> tuple[list[Result], list[str]]:
-    """The results of a run in DVC's experiments on the commit `rev`; and a note on each that has none to give.
-
-    Only what git and DVC's cache hold is read: nothing is fetched from a remote.
-    """
-    from dvc.exceptions import DvcException  # DVC takes seconds to import
-    from dvc.repo import Repo
-
-    results, notes = [], []
-    try:
-        with Repo() as repo:
-            saved = {name: sha for found in repo.experiments.ls(rev=rev).values() for name, sha in found}
-            for name in left_out:
-                if name not in saved:
-                    raise GenlibError(
-                        f"--without {name}: {rev} has no such experiment; there are {', '.join(saved) or 'none'}"
-                    )
-            folder = Path(repo.root_dir).relative_to(repo.scm.root_dir)
-            for name in sorted(saved.keys() - set(left_out)):
-                files = repo.scm.get_fs(saved[name])
-                try:
-                    yaml, lock = (files.open(str(folder / file), encoding="utf-8").read() for file in _IN_GIT)
-                    results.append(_of_revision(name, run, yaml, lock, lambda _, md5: _from_cache(repo, md5)))
-                except FileNotFoundError as error:
-                    notes.append(f"{name}: left out: it has no {Path(str(error.filename or error)).name}")
-                except GenlibError as error:
-                    notes.append(f"{name}: left out: {error}")
-            commit = repo.scm.resolve_rev(rev)
-            notes.extend(_unfinished(repo, commit))
-    except DvcException as error:
-        raise GenlibError(f"experiments on {rev}: DVC says: {error}; see dvc exp list {rev}") from error
-    return results, notes
-
-
-_IN_GIT = ("params.yaml", "dvc.lock")
-
-
-def _unfinished(repo: Any, commit: str) -> Iterator[str]:
-    queue = repo.experiments.celery_queue
-    for state, entries in (
-        ("it failed", (done.entry for done in queue.iter_failed())),
-        ("it is still running", queue.iter_active()),
-        ("it waits in the queue", queue.iter_queued()),
-    ):
-        for entry in entries:
-            if entry.baseline_rev == commit:
-                yield f"{entry.name or entry.stash_rev[:7]}: left out: {state} (dvc queue status)"
-
-
-def _from_workspace(path: str, md5: str) -> bytes:
-    file = Path(path)
-    if not file.is_file():
-        raise GenlibError(f"{path}: no such file; run dvc repro")
-    data = file.read_bytes()
-    if hashlib.md5(data, usedforsecurity=False).hexdigest() != md5:
-        raise GenlibError(f"{path}: not the file that dvc.lock names ({md5}); run dvc repro")
-    return data
-
-
-def _from_cache(repo: Any, md5: str) -> bytes:
-    cached = Path(repo.cache.local.oid_to_path(md5))
-    if not cached.is_file():
-        raise GenlibError(f"its evaluation.json ({md5}) is not in DVC's cache; dvc exp apply it and run dvc repro")
-    return cached.read_bytes()
-
-
-def _of_revision(name: str, run: str, yaml: str, lock: str, load: Callable[[str, str], bytes]) -> Result:
-    """A result from the texts of params.yaml and dvc.lock; `load` turns a path and its md5 into what it holds."""
-    try:
-        raw, stages = YAML(typ="safe").load(yaml), YAML(typ="safe").load(lock)["stages"]
-    except (YAMLError, ValueError, LookupError, TypeError) as error:
-        raise GenlibError(f"{name}: params.yaml or dvc.lock is broken: {error}; run dvc repro") from error
-    used, places = _params(params.parse(raw), raw, run)
-    stage = f"evaluate@{run}"
-    code = _code(stages, stage, raw)
-    path = f"runs/{used['lane']}/{run}/evaluation.json"
-    md5 = next((out["md5"] for out in stages[stage]["outs"] if out["path"] == path), None)
-    if md5 is None:
-        raise GenlibError(f"{path} is no output of {stage} in dvc.lock; run dvc repro {stage}")
-    try:
-        everything = json.loads(load(path, md5))
-    except ValueError as error:
-        raise GenlibError(f"{name}: {path}: not valid JSON ({error}); run dvc repro") from error
-    return _result(everything, path, name, run, raw["seed"], used | code, places)
-
-
-def _params(everything: params.Params, raw: Mapping[str, Any], run: str) -> tuple[dict[str, Any], dict[str, str]]:
-    """What a run's numbers depend on, flat, and where each of its own settings is written; without the seed."""
-    settings = everything.run(run)
-    own = settings.model_dump()
-    places = {key: f"runs.{run}.{key}" if key in raw["runs"][run] else f"{settings.model}.{key}" for key in own}
-    sections: dict[str, Any] = {
-        "data": {name: everything.dataset(name).model_dump() for name in (settings.dataset, settings.features)},
-        "features": {settings.features: everything.feature(settings.features).model_dump()},
-        "progress": everything.progress.model_dump(),
-        "sample": everything.sample.model_dump(),
-        "evaluate": everything.evaluate.model_dump(),
-    }
-    return own | dict(_flat(sections)), places
-
-
-def _code(stages: Mapping[str, Any], last: str, raw: Mapping[str, Any]) -> dict[str, str]:
-    """The md5 of each file that no stage makes and the stages up to `last` read, that is of the code.
-
-    GenlibError if a stage read another file than the one before it wrote, or other params than those in `raw`: the
-    numbers then belong to neither.
-    """
-    if last not in stages:
-        raise GenlibError(f"{last} has not been run; run dvc repro {last}")
-    makers = {out["path"]: (name, out["md5"]) for name, stage in stages.items() for out in stage.get("outs", ())}
-    code: dict[str, str] = {}
-    waiting, seen = [last], {last}
-    while waiting:
-        stage = waiting.pop()
-        for key, value in stages[stage].get("params", {}).get("params.yaml", {}).items():
-            if _at(raw, key) != value:
-                raise GenlibError(f"{key} in params.yaml is not what {stage} was run with; run dvc repro {last}")
-        for dep in stages[stage].get("deps", ()):
-            maker, md5 = makers.get(dep["path"], (None, dep["md5"]))
-            if md5 != dep["md5"]:
-                raise GenlibError(f"{dep['path']} is not the one that {stage} was run with; run dvc repro {last}")
-            if maker is None:
-                code[dep["path"]] = md5[:8]
-            elif maker not in seen:
-                waiting.append(maker)
-                seen.add(maker)
-    return code
-
-
-def _result(
+def result_of(
     everything: Any,
     path: str,
     name: str,
@@ -371,6 +225,7 @@ def _result(
     used: Mapping[str, Any],
     places: Mapping[str, str],
 ) -> Result:
+    """The result that an evaluation.json holds, `everything`. GenlibError naming `path` if it is not of that shape."""
     again = f"run dvc repro evaluate@{run}"
     if not isinstance(everything, Mapping) or everything.get("run") != run:
         raise GenlibError(f"{path}: not the evaluation of {run}; {again}")
@@ -380,6 +235,8 @@ def _result(
     for key, value in metrics.items():
         if not _number(value):
             raise GenlibError(f"{path}: metrics.{key}: {value!r} is not a finite number; {again}")
+    # The flat file has fid_std beside fid, for its readers; here it is the spread of fid and no metric.
+    metrics = {k: v for k, v in metrics.items() if not (k.endswith("_std") and k.removesuffix("_std") in metrics)}
     details = [section for section in everything.values() if isinstance(section, Mapping)]
     spreads = {
         key: float(section[key]["std"])
@@ -389,7 +246,7 @@ def _result(
     }
     own = card.get("seed") if isinstance(card.get("seed"), int) else None
     return Result(
-        name, run, own if seed is None else seed, dict(metrics), spreads, dict(_flat(card)), used, places
+        name, run, own if seed is None else seed, dict(metrics), spreads, dict(flat(card)), used, places
     )  # fmt: skip
 
 
@@ -430,18 +287,13 @@ def _setting(result: Result, key: str) -> str:
     return f"{result.places.get(key, key)}={'off' if value is None else value}"
 
 
-def _flat(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+def flat(nested: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, Any]]:
+    """Keys and values of nested mappings, the keys joined by dots."""
     for key, value in nested.items():
         if isinstance(value, Mapping) and value:
-            yield from _flat(value, f"{before}{key}.")
+            yield from flat(value, f"{before}{key}.")
         else:
             yield f"{before}{key}", value
-
-
-def _at(raw: Any, key: str) -> Any:
-    for part in key.split("."):
-        raw = raw.get(part) if isinstance(raw, Mapping) else None
-    return raw
 
 
 def _number(value: Any) -> bool:

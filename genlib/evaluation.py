@@ -82,7 +82,7 @@ def evaluate(
         | {"checkpoint": "last", "seed": model.seed}
     )
     warning = None
-    single = {name: number["mean"] for name, number in numbers.items()} | encoded
+    single: Numbers = {name: number["mean"] or 0.0 for name, number in numbers.items()} | encoded
     if model.best_epoch is not None:
         everything["best"] = _best(model, stick, numbers)
         single["fid_best"] = everything["best"]["samples"]["fid"]["mean"]
@@ -131,8 +131,8 @@ def _best(model: Model, stick: Yardstick, last: Mapping[str, Any]) -> dict[str, 
     """The best checkpoint by its own samples; where that is the last one, its numbers."""
     said = {"epoch": model.best_epoch, "chosen_by": "FID of samples against validation images", "is_last": False}
     if model.best_epoch == model.settings.epochs:
-        return said | {"is_last": True, "samples": last}
-    return said | {"samples": spread([stick.measure(images) for images in _sets(model, None, stick, "best")])}
+        return said | {"is_last": True, "samples": {name: last[name] for name in ("fid", "kid", "diversity")}}
+    return said | {"samples": spread([stick.distances(images) for images in _sets(model, None, stick, "best")])}
 
 
 def _collapse(numbers: Numbers, stick: Yardstick) -> str | None:

@@ -80,11 +80,14 @@ def draw(
     if model.averaged is not None:
         last = model.sample(settings.grid, model.seed, averaged=False).numpy()
         _save(last, _COLUMNS, figures / "samples_last.png")
+    if model.best_epoch not in (None, model.settings.epochs):
+        best = model.sample(settings.grid, model.seed, checkpoint="best").numpy()
+        _save(best, _COLUMNS, figures / "samples_best.png")
     _neighbours(model, samples, data.train.images, settings, real / "neighbours.png")
     curves.loss_curves(log / "steps.csv", log / "history.csv", figures / "curves.png")
     _learning(model, progress, figures if objectives.draws_from_prior(model.objective) else real)
     if encodes:
-        _of_images(model, data.heldout.images, settings, real)
+        _of_images(model, model.observed(np.array(data.heldout.images)), settings, real)
         _attributes(model, data, attributes, figures, real)
     else:
         half = settings.interpolations
@@ -92,7 +95,7 @@ def draw(
         _interpolations(model, ends[:half], ends[half:], figures / "interpolations.png")
     if encodes and model.settings.latent_dim == 2:
         _two_dimensions(model, progress, data, attributes, settings, figures)
-    if hasattr(objective, "posterior"):
+    if hasattr(objective, "posterior") and not hasattr(objective, "observe"):  # it is measured on the squared error
         _gradients(model, data.heldout, settings, figures)
 
 

@@ -95,6 +95,16 @@ class Model:
         return self.decode(self.encode(images)).numpy()
 
     @torch.no_grad()
+    def observed(self, images: Images) -> Images:
+        """Images uint8 N C H W as the model takes them to be: the same, or binarised (0 and 255) with its seed."""
+        objective: Any = self.objective
+        if not hasattr(objective, "observe"):
+            return images
+        draws = rng.generator(self.seed, "binarised images")
+        batches = torch.split(torch.from_numpy(images), _DRAW_BATCH)
+        return torch.cat([to_uint8(objective.observe(to_float(batch), draws)) for batch in batches]).numpy()
+
+    @torch.no_grad()
     def corrupted(self, images: Images) -> Images:
         """Images with the noise that a denoising autoencoder was trained to remove, uint8 N C H W."""
         objective: Any = self.objective

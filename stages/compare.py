@@ -10,6 +10,7 @@ import typer
 from genlib import comparison, params
 from genlib.comparison import Row
 from genlib.errors import GenlibError
+from genlib.experiments import in_experiments, in_workspace
 from genlib.presentation.text import number
 from stages.command import run
 
@@ -38,8 +39,8 @@ def main(
     if experiments:
         if len(runs) != 1:
             raise GenlibError(f"--experiments: {len(runs)} runs are named; name one")
-        others, notes = comparison.in_experiments(runs[0], rev, without or [])
-        rows, more = comparison.over_seeds([comparison.in_workspace(runs[0]), *others], wanted)
+        others, notes = in_experiments(runs[0], rev, without or [])
+        rows, more = comparison.over_seeds([in_workspace(runs[0]), *others], wanted)
         for note in [*notes, *more]:
             print(note, file=sys.stderr)
         print(_over_seeds(rows))

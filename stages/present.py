@@ -16,11 +16,12 @@ def main(
     runs: Annotated[Path, typer.Option(help="Folder of the lane's runs.")],
     metrics: Annotated[Path, typer.Option(help="Folder of the lane's metrics.")],
     out: Annotated[Path, typer.Option(help="Folder to write.")],
+    comparisons: Annotated[Path | None, typer.Option(help="Folder of the lane's comparisons; may be missing.")] = None,
 ) -> None:
     """Write a lane's page: data, architectures, results and where they come from, in one file."""
     settings = params.load()
     members = settings.lane(lane)
-    page = build(lane, settings.lanes[lane].title, members, Folders(runs, metrics))
+    page = build(lane, settings.lanes[lane].title, members, Folders(runs, metrics, comparisons))
     with staged_folder(out) as folder:
         (folder / "index.html").write_text(page, encoding="utf-8")
     print(f"{lane}: {len(members)} runs in {out / 'index.html'}; open it in a browser")

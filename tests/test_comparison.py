@@ -16,7 +16,7 @@ import pytest
 from ruamel.yaml import YAML
 from scipy import special
 
-from genlib import comparison
+from genlib import comparison, experiments
 from genlib.comparison import Result, Row
 from genlib.errors import GenlibError
 from genlib.presentation.comparisons import read_comparisons
@@ -143,8 +143,10 @@ def test_a_difference_from_nothing_is_a_difference(tmp_path: Path) -> None:
 
 
 def test_runs_side_by_side_show_what_both_have(tmp_path: Path) -> None:
-    vae = comparison.read(write(tmp_path, "a", {"fid": 3.0, "elbo": 90.0}, likelihood={"draws": 9}), "a")
-    gan = comparison.read(write(tmp_path, "b", {"fid": 2.5}, seed=3), "b")
+    vae = comparison.read(
+        write(tmp_path, "a", {"fid": 3.0, "fid_std": 0.25, "elbo": 90.0}, likelihood={"draws": 9}), "a"
+    )
+    gan = comparison.read(write(tmp_path, "b", {"fid": 2.5, "fid_std": 0.25}, seed=3), "b")
     rows = comparison.side_by_side([vae, gan])
     assert [(row.group, row.metric, row.mean, row.std, row.n, row.seeds) for row in rows] == [
         ("a", "fid", 3.0, 0.25, 1, "0"),
@@ -253,7 +255,7 @@ def project(alone: Path, raw: dict[str, Any]) -> Project:
 
 def test_the_params_of_a_run_are_its_own_and_the_code(project: Project, raw: dict[str, Any]) -> None:
     project()
-    found = comparison.in_workspace("digits-gan")
+    found = experiments.in_workspace("digits-gan")
     assert (found.name, found.run, found.seed, found.metrics) == ("workspace", "digits-gan", 0, {"fid": 2.0})
     assert found.params["lr"] == raw["gan"]["lr"]
     assert found.params["batch_size"] == raw["runs"]["digits-gan"]["batch_size"]
@@ -277,7 +279,7 @@ def test_a_result_of_other_params_or_of_another_model_is_refused(
 ) -> None:
     project(**spoilt)
     with pytest.raises(GenlibError, match=said):
-        comparison.in_workspace("digits-gan")
+        experiments.in_workspace("digits-gan")
 
 
 @pytest.mark.parametrize(
@@ -376,11 +378,11 @@ def test_experiments_of_dvc_end_to_end(
     assert said.err == ""
 
     with pytest.raises(GenlibError, match=r"experiments on nothing: .*nothing"):
-        comparison.in_experiments("digits-gan", "nothing")
+        experiments.in_experiments("digits-gan", "nothing")
     with pytest.raises(GenlibError, match=r"--without lost: HEAD has no such experiment; there are .*slow"):
-        comparison.in_experiments("digits-gan", "HEAD", ["lost"])
+        experiments.in_experiments("digits-gan", "HEAD", ["lost"])
     digest = md5(Path(out).read_bytes()).hexdigest()
     (Path(".dvc/cache/files/md5") / digest[:2] / digest[2:]).unlink()
-    results, (note,) = comparison.in_experiments("digits-gan", "HEAD", ["s1"])
+    results, (note,) = experiments.in_experiments("digits-gan", "HEAD", ["s1"])
     assert [result.name for result in results] == ["slow"]
     assert re.match(rf"fast: left out: its evaluation\.json \({digest}\) is not in DVC's cache; .*dvc repro", note)

@@ -1,213 +1,373 @@
-"""What evaluation makes of samples: the yardsticks in their order, equal counts, the keys of each case."""
+"""What evaluation makes of a model: which numbers, over which sets of samples, with what card and which warning."""
 
+from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from blobs import CPU, NAMES, blobs, by_class, card, network
+from torch import Tensor, nn
 
-from genlib import classifiers, evaluation, features, rng
+from genlib import evaluation, inception, objectives, rng
 from genlib.data.arrays import Images, Split
 from genlib.errors import GenlibError
 from genlib.features import MeasuringNetwork
 from genlib.metrics.frechet import frechet_distance, statistics
-from genlib.metrics.gaussian import draw_gaussian
-from genlib.settings import FeatureSettings
+from genlib.metrics.kernel import polynomial_mmd
+from genlib.models import Model
+from genlib.settings import EvaluateSettings, RunSettings
+from genlib.yardstick import yardstick
 
-CPU = torch.device("cpu")
-NAMES = ("square", "bright")
-FIDS = {"fid", "fid_floor", "fid_ceiling"}
-OF_CLASSES = {"classes_covered", "min_class_share", "class_entropy", "confidence"}
+Small = Callable[..., RunSettings]
+
+SHAPE = (3, 16, 16)
+TRAIN, TEST = blobs(240, 0), blobs(120, 1)
+COUNT = 110
+SETTINGS = EvaluateSettings.model_validate(
+    {"seed": 0, "sets": 2, "neighbours": 5, "pairs": 4, "nearest_images": 100, "covered_share": 0.03}
+    | {"importance": {"samples": 3, "images": 12}, "importance_of": {}, "features": "domain"}
+)
+OF_SAMPLES = {"fid", "fid_std", "kid", "precision", "recall", "coverage", "copied_share"}
+OF_CLASSES = {"classes_covered", "class_distance"}
+OWN = {
+    "ae": {"recon_mse", "recon_ssim", "pca_mse"},
+    "dae": {"restored_psnr", "restored_ssim", "noisy_psnr"},
+    "vae": {"recon_mse", "recon_ssim", "elbo", "nll", "active_units"},
+    "bernoulli_vae": {"recon_mse", "recon_ssim", "elbo", "nll", "active_units"},
+    "gan": {"fid_best", "collapse"},
+}
 
 
-def blobs(count: int, seed: int) -> Split:
-    """Colour images 16 x 16 of one square or one bar in a random place; attributes: is it a square, is it bright."""
-    random = np.random.default_rng(seed)
-    images = random.integers(0, 30, size=(count, 3, 16, 16), dtype=np.uint8)
-    labels = np.stack([np.arange(count) % 2, np.arange(count) // 2 % 2], axis=1)
-    for image, (square, bright) in zip(images, labels, strict=True):
-        height, width = (6, 6) if square else (2, 14)
-        top, left = random.integers(0, 17 - height), random.integers(0, 17 - width)
-        image[:, top : top + height, left : left + width] += np.uint8(200 if bright else 110)
-    return Split(images, labels)
+class Album(nn.Module):
+    """A generator that draws images out of a few, which one by the first number of the code; pixels in -1..1."""
+
+    def __init__(self, images: Images) -> None:
+        super().__init__()
+        self.images = torch.from_numpy(images).float() / 127.5 - 1
+
+    def forward(self, codes: Tensor) -> Tensor:
+        quantile = 0.5 + 0.5 * torch.erf(codes[:, 0] / 2**0.5)
+        return self.images[(quantile * len(self.images)).long().clamp(max=len(self.images) - 1)]
+
+
+def made(small: Small, kind: str, **changes: Any) -> Model:
+    """An untrained model on 16 x 16 pixels; its first weights are enough to be measured."""
+    name = "ae" if kind == "dae" else kind
+    own = {"noise": 0.3} if kind == "dae" else {}
+    settings = small(name, net="mlp", width=9, **own, **changes)
+    objective = objectives.get(name)
+    with rng.default_generators(0, "test"):
+        networks = {part: network.eval() for part, network in objective.build(settings, SHAPE).items()}
+    return Model("a-run", 3, settings, SHAPE, objective, networks, None, None, None, CPU)
+
+
+def drawing(small: Small, last: Images, best: Images | None = None, best_epoch: int | None = None) -> Model:
+    """A GAN that draws out of `last`; its best checkpoint, if it has one, out of `best`."""
+    model = made(small, "gan")
+    album = None if best is None else Album(best)
+    return replace(model, networks=model.networks | {"generator": Album(last)}, best=album, best_epoch=best_epoch)
+
+
+def evaluated(
+    model: Model,
+    measuring: MeasuringNetwork | None = None,
+    of: dict[str, Any] | None = None,
+    settings: EvaluateSettings = SETTINGS,
+    standard: Any = None,
+    classes: bool = False,
+) -> evaluation.Evaluation:
+    """Measure a model with the network of attributes, or with the same network taken as one of classes."""
+    samples = model.sample(COUNT, model.seed).numpy()
+    train, test = (by_class(TRAIN), by_class(TEST)) if classes else (TRAIN, TEST)
+    labels = "classes" if classes else "attributes"
+    measuring, of = measuring or network(labels), of or card(labels)  # type: ignore[arg-type]
+    return evaluation.evaluate(model, samples, train, test, of, measuring, settings, standard)
 
 
 @cache
-def classifier() -> classifiers.Classifier:
-    values = {"net": "plain", "epochs": 3, "batch_size": 25, "lr": 5e-3, "width": 4, "shift": 0, "flip": False}
-    return features.train(blobs(500, 0), "attributes", 2, FeatureSettings.model_validate(values), 0, CPU)
+def pictures() -> Images:
+    """Real images that neither split has."""
+    return blobs(400, 5).images
 
 
-def network(
-    kind: features.Kind = "attributes", names: tuple[str, ...] = NAMES, dataset: str = "toy"
-) -> MeasuringNetwork:
-    return MeasuringNetwork(dataset, kind, names, "0" * 64, classifier(), CPU)
+@pytest.mark.parametrize("kind", OWN)
+@pytest.mark.parametrize("classes", [True, False], ids=["classes", "attributes"])
+def test_the_headline_has_at_most_twelve_numbers_of_the_kind_of_model_and_dataset(
+    kind: str, classes: bool, small: Small
+) -> None:
+    model = made(small, kind)
+    if kind == "gan":
+        model = drawing(small, pictures(), pictures(), 1)
+    found = evaluated(model, classes=classes)
+    of_dataset: set[str] = set()
+    if kind == "gan":
+        of_dataset = OF_CLASSES | {"min_class_share"} if classes else {"attribute_gap"}
+    elif kind in ("ae", "dae") and not classes:
+        of_dataset = {"attribute_gap"}
+    assert set(found.metrics) == OF_SAMPLES | OWN[kind] | of_dataset
+    assert len(found.metrics) <= 12
+    assert list(found.metrics)[:2] == ["fid", "fid_std"]
+    assert all(isinstance(value, float) and np.isfinite(value) for value in found.metrics.values())
+    assert found.everything["metrics"] == found.metrics
+    assert ("class_shares" in found.everything) == classes
+    assert ("attribute_shares" in found.everything) != classes
 
 
-def card(labels: str = "attributes", classes: tuple[str, ...] = NAMES, dataset: str = "toy") -> dict[str, Any]:
-    return {"dataset": dataset, "labels": labels, "classes": list(classes)}
+def test_images_whose_labels_the_network_does_not_tell_have_fewer_numbers(small: Small) -> None:
+    found = evaluated(drawing(small, pictures(), pictures(), 1), network("classes"), card("people", ()))
+    assert set(found.metrics) == OF_SAMPLES | OWN["gan"]
+    assert {"class_shares", "attribute_shares", "measuring_network"}.isdisjoint(found.everything)
+    faces = evaluated(drawing(small, pictures(), pictures(), 1), network(dataset="other"), card("people", ()))
+    assert set(faces.metrics) == OF_SAMPLES | OWN["gan"] | {"attribute_gap"}
+    assert "measuring_network" not in faces.everything
 
 
-TRAIN, TEST = blobs(500, 0), blobs(300, 1)
+def test_the_measuring_network_says_how_good_it_is_on_its_own_dataset(small: Small) -> None:
+    own = evaluated(drawing(small, pictures())).everything["measuring_network"]
+    right = ((network().measure(TEST.images)[1] > 0.5) == TEST.labels).mean(0)
+    assert own["accuracy"] == pytest.approx(right.mean(), abs=1e-5)
+    assert [own["attributes"][name]["accuracy"] for name in NAMES] == pytest.approx(right, abs=1e-5)
 
 
-def judge(
-    samples: Images, network: MeasuringNetwork, card: dict[str, Any], train: Split = TRAIN, test: Split = TEST
-) -> tuple[evaluation.Numbers, dict[str, Any]]:
-    return evaluation.of_samples(samples, train, test, card, network, 0, 0.03)
+def test_the_first_set_is_the_published_one_and_the_others_are_drawn_for_themselves(small: Small) -> None:
+    """FID from the definition: the mean and deviation are over sets, and no set is another one's beginning."""
+    model = drawing(small, pictures())
+    settings = SETTINGS.model_copy(update={"sets": 3})
+    seeds = [model.seed, *(rng.derive(model.seed, "sample set", number) for number in (1, 2))]
+    sets = [model.sample(COUNT, seed).numpy() for seed in seeds]
+    reference = statistics(network().measure(TEST.images)[0])
+    fids = [frechet_distance(statistics(network().measure(images)[0]), reference) for images in sets]
+    found = evaluated(model, settings=settings)
+    assert found.metrics["fid"] == pytest.approx(np.mean(fids), rel=1e-5)
+    assert found.metrics["fid_std"] == pytest.approx(np.std(fids, ddof=1), rel=1e-4)
+    assert found.everything["samples"]["fid"]["std"] == found.metrics["fid_std"]
+    assert len(set(fids)) == 3
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert (sets[one] != sets[other]).any(axis=(1, 2, 3)).mean() > 0.9
 
 
-def by_class(split: Split) -> Split:
-    return Split(split.images, split.labels[:, 0])
-
-
-def floor_images(count: int) -> Images:
-    """Training images chosen at random, each at most once."""
-    order = torch.randperm(len(TRAIN.images), generator=rng.generator(0, "floor")).tolist()
-    return TRAIN.images[sorted(order[:count])]
-
-
-def test_fid_puts_floor_corruption_and_ceiling_in_order() -> None:
-    noise = np.random.default_rng(2).normal(0, 25, size=TEST.images.shape)
-    mild = np.clip(0.85 * blobs(300, 3).images + noise, 0, 255).astype(np.uint8)
-    numbers, _ = judge(mild, network(), card())
-    assert 0 < numbers["fid_floor"] < 0.5 * numbers["fid"]
-    assert numbers["fid"] < 0.5 * numbers["fid_ceiling"]
-    real, _ = judge(blobs(300, 3).images, network(), card())
-    assert real["fid"] == pytest.approx(real["fid_floor"], rel=0.8)
-    assert {name: numbers[name] for name in ("fid_floor", "fid_ceiling")} == {
-        name: real[name] for name in ("fid_floor", "fid_ceiling")
-    }
-
-
-def test_floor_and_ceiling_are_of_as_many_images_as_there_are_samples() -> None:
-    samples, measuring = blobs(120, 4).images, network()
-    numbers, details = judge(samples, measuring, card())
-
-    def fid(images: Images) -> float:
-        return frechet_distance(statistics(measuring.measure(images)[0]), statistics(measuring.measure(TEST.images)[0]))
-
-    drawn = draw_gaussian(TRAIN.images, 120, rng.generator(0, "pixel gaussian"))
-    assert numbers["fid"] == pytest.approx(fid(samples), abs=1e-5)
-    assert numbers["fid_floor"] == pytest.approx(fid(floor_images(120)), abs=1e-5)
-    assert numbers["fid_ceiling"] == pytest.approx(fid(drawn), rel=1e-4)
-    said = details["measured_with"]
-    assert said["samples"] == 120
-    assert "300" in said["reference"]
-    assert all("120" in said[key] for key in ("floor", "ceiling"))
-
-
-@pytest.mark.parametrize(("samples", "train", "test", "count"), [(400, 500, 300, 300), (90, 80, 300, 80)])
-def test_the_least_of_the_three_counts_is_used(samples: int, train: int, test: int, count: int) -> None:
-    drawn = blobs(samples, 5).images
-    numbers, details = judge(drawn, network(), card(), blobs(train, 0), blobs(test, 1))
-    assert details["measured_with"]["samples"] == count
-    fewer, _ = judge(drawn[:count], network(), card(), blobs(train, 0), blobs(test, 1))
-    assert fewer == numbers
-
-
-def test_attributes_on_their_own_dataset() -> None:
-    measuring = network()
-    samples = blobs(300, 6).images
-    numbers, details = judge(samples, measuring, card())
-    assert set(numbers) == FIDS | {"attribute_gap", "attribute_gap_floor"}
-
-    assert 0.1 < measuring.measure(samples)[1].mean() < 0.9
-    shares, real, floor = ((measuring.measure(i)[1] > 0.5).mean(0) for i in (samples, TEST.images, floor_images(300)))
-    assert numbers["attribute_gap"] == pytest.approx(np.abs(shares - real).mean(), abs=1e-6)
-    assert numbers["attribute_gap_floor"] == pytest.approx(np.abs(floor - real).mean(), abs=1e-6)
-    for index, name in enumerate(NAMES):
-        assert details["attribute_shares"][name]["samples"] == pytest.approx(shares[index], abs=1e-6)
-        assert details["attribute_shares"][name]["test"] == pytest.approx(real[index], abs=1e-6)
-
-    right = ((measuring.measure(TEST.images)[1] > 0.5) == TEST.labels).mean(0)
-    majority = TRAIN.labels.mean(0) >= 0.5
-    baseline = (TEST.labels == majority).mean(0)
-    for index, name in enumerate(NAMES):
-        assert details["attribute_accuracy"][name] == pytest.approx(
-            {"accuracy": right[index], "baseline": baseline[index]}, abs=1e-6
-        )
-    said = details["measured_with"]
-    assert said["features"] == "classifier of toy's 2 attributes"
-    assert said["dimensions"] == 16
-    assert said["classifier_test_accuracy"] == pytest.approx(right.mean(), abs=1e-6)
-    assert said["classifier_test_baseline"] == pytest.approx(baseline.mean(), abs=1e-6)
-    assert "class_shares" not in details
-
-
-def test_a_dataset_of_people_with_another_datasets_attributes() -> None:
-    train, test = (Split(split.images, np.arange(len(split.images))) for split in (TRAIN, TEST))
-    numbers, details = judge(TEST.images, network(dataset="other"), card("people", ()), train, test)
-    assert set(numbers) == FIDS | {"attribute_gap", "attribute_gap_floor"}
-    assert numbers["fid"] == numbers["attribute_gap"] == 0
-    said = details["measured_with"]
-    assert said["features"] == "classifier of other's 2 attributes"
-    assert said["classifier_test_accuracy"] is None
-    assert said["classifier_test_baseline"] is None
-    assert "attribute_accuracy" not in details
-
-
-def test_classes_on_their_own_dataset() -> None:
-    measuring = network("classes")
-    numbers, details = judge(TEST.images, measuring, card("classes"), by_class(TRAIN), by_class(TEST))
-    assert set(numbers) == FIDS | OF_CLASSES
-    chosen = measuring.measure(TEST.images)[1].argmax(1)
-    assert details["class_shares"] == pytest.approx(
-        {"square": np.mean(chosen == 0), "bright": np.mean(chosen == 1)}, abs=1e-6
+def test_the_published_samples_count_and_not_those_drawn_again(small: Small) -> None:
+    model = drawing(small, pictures())
+    settings = SETTINGS.model_copy(update={"sets": 1})
+    measured = evaluation.evaluate(model, pictures()[:COUNT], TRAIN, TEST, card(), network(), settings)
+    fid = frechet_distance(
+        statistics(network().measure(pictures()[:COUNT])[0]), statistics(network().measure(TEST.images)[0])
     )
-    said = details["measured_with"]
-    assert said["features"] == "classifier trained on toy"
-    assert said["classifier_test_accuracy"] == pytest.approx(np.mean(chosen == TEST.labels[:, 0]), abs=1e-6)
-    assert said["classifier_test_baseline"] is None
-    assert {"attribute_shares", "attribute_accuracy"}.isdisjoint(details)
+    assert measured.metrics["fid"] == pytest.approx(fid, rel=1e-5)
+    assert measured.metrics["fid_std"] == 0
+    assert measured.everything["samples"]["fid"]["std"] is None
 
 
-def test_the_same_classes_in_another_dataset() -> None:
-    measuring = network("classes", dataset="other")
-    numbers, details = judge(TEST.images, measuring, card("classes"), by_class(TRAIN), by_class(TEST))
-    assert set(numbers) == FIDS | OF_CLASSES
-    assert details["measured_with"]["classifier_test_accuracy"] is None
+def test_limits_are_those_of_the_yardstick_and_every_model_has_the_same(small: Small) -> None:
+    stick = yardstick(TRAIN, TEST, card(), network(), SETTINGS, COUNT)
+    floor, ceiling = stick.floor(), stick.ceiling()
+    first, second = (evaluated(made(small, kind)).everything["samples"] for kind in ("gan", "vae"))
+    for name in first:
+        assert first[name]["floor"] == pytest.approx(floor[name], rel=1e-5, abs=1e-6)
+        assert first[name]["ceiling"] == pytest.approx(ceiling[name], rel=1e-5, abs=1e-6)
+        assert [first[name][limit] for limit in ("floor", "ceiling")] == [
+            second[name][limit] for limit in ("floor", "ceiling")
+        ]
+    assert first["fid"]["bias"] == pytest.approx(stick.bias(), rel=1e-5)
+    assert set(first["kid"]) == {"mean", "std", "floor", "ceiling"}
 
 
-@pytest.mark.parametrize(
-    "card", [card("classes", ("cat", "dog")), card("attributes"), card("people", ()), card("classes", ("a", "b"), "x")]
-)
-def test_classes_that_the_images_are_not_of_say_nothing(card: dict[str, Any]) -> None:
-    numbers, details = judge(TEST.images, network("classes"), card)
-    assert set(numbers) == FIDS
-    assert set(details) == {"measured_with"}
-    assert details["measured_with"]["classifier_test_accuracy"] is None
+def test_the_best_checkpoint_has_numbers_of_its_own_network(small: Small) -> None:
+    grey = np.full((1, *SHAPE), 90, np.uint8)
+    found = evaluated(drawing(small, grey, pictures(), 1))
+    alone = evaluated(drawing(small, pictures()))
+    best = found.everything["best"]
+    assert (best["epoch"], best["is_last"]) == (1, False)
+    assert set(best["samples"]) == {"fid", "kid", "kid_standard_error", "diversity"}
+    for name in best["samples"]:  # the same images, with a seed of their own
+        assert best["samples"][name]["mean"] == pytest.approx(alone.everything["samples"][name]["mean"], rel=1e-5)
+    assert found.metrics["fid_best"] == best["samples"]["fid"]["mean"] < 0.5 * found.metrics["fid"]
 
 
-def test_the_longest_list_of_numbers_has_twelve() -> None:
-    of_a_vae = {"recon_mse", "recon_psnr", "pca_mse", "kl", "elbo"}
-    assert len(FIDS | OF_CLASSES | of_a_vae) == 12
-    assert len(FIDS | {"attribute_gap", "attribute_gap_floor"} | of_a_vae) == 10
+def test_a_best_checkpoint_that_is_the_last_one_is_not_measured_again(small: Small) -> None:
+    """Two epochs. Of its album nothing is drawn: the published samples are quoted."""
+    found = evaluated(drawing(small, pictures(), np.zeros((1, *SHAPE), np.uint8), 2))
+    best = found.everything["best"]
+    assert (best["epoch"], best["is_last"]) == (2, True)
+    assert all(best["samples"][name] == found.everything["samples"][name] for name in best["samples"])
+    assert found.metrics["fid_best"] == found.metrics["fid"]
 
 
-def test_images_of_another_shape_are_refused() -> None:
-    with pytest.raises(GenlibError, match=r"samples: shape \(1, 16, 16\), the dataset's are \(3, 16, 16\)"):
-        judge(TEST.images[:, :1], network(), card())
-    grey = [Split(split.images[:, :1], split.labels) for split in (TRAIN, TEST)]
+def test_a_model_without_a_best_checkpoint_says_nothing_of_one(small: Small) -> None:
+    found = evaluated(drawing(small, pictures()))
+    assert {"fid_best", "collapse"}.isdisjoint(found.metrics)
+    assert {"best", "collapse"}.isdisjoint(found.everything)
+    assert found.warning is None
+
+
+def test_a_generator_that_draws_one_image_is_said_to_have_collapsed(small: Small) -> None:
+    one = pictures()[:1]
+    found = evaluated(drawing(small, one, one, 2), classes=True)
+    assert found.warning is not None
+    assert "samples cover 1 of 2 classes and samples are 0.00 times as diverse as real images" in found.warning
+    assert "may be mode collapse" in found.warning
+    assert found.everything["collapse"] == found.warning
+    assert found.metrics["collapse"] == 1
+    found = evaluated(drawing(small, one, one, 2))
+    assert found.warning == "samples are 0.00 times as diverse as real images; this may be mode collapse"
+
+
+def test_a_generator_of_real_images_is_not(small: Small) -> None:
+    found = evaluated(drawing(small, pictures(), pictures(), 2), classes=True)
+    assert found.warning is None
+    assert found.everything["collapse"] is None
+    assert found.metrics["collapse"] == 0
+    assert found.metrics["classes_covered"] == 2
+
+
+def test_a_generator_that_lacks_a_class_is_warned_of_however_diverse_it_is(small: Small) -> None:
+    """A class counts from all samples on: so none does, though these are real images."""
+    found = evaluated(
+        drawing(small, pictures(), pictures(), 2),
+        classes=True,
+        settings=SETTINGS.model_copy(update={"covered_share": 1.0}),
+    )
+    assert found.warning == "samples cover 0 of 2 classes; this may be mode collapse"
+
+
+CHANGES: dict[str, Any] = {
+    "seed": 1,
+    "sets": 3,
+    "neighbours": 3,
+    "pairs": 9,
+    "nearest_images": 105,
+    "covered_share": 0.2,
+    "importance": {"samples": 4, "images": 12},
+    "importance_of": {"a-run": {"samples": 3, "images": 13}},
+    "features": "inception",
+}
+
+
+def test_every_setting_is_changed_once() -> None:
+    assert set(CHANGES) == set(EvaluateSettings.model_fields)
+
+
+@pytest.mark.parametrize("name", [name for name in CHANGES if name != "features"])
+def test_a_setting_that_changes_a_number_changes_the_card(name: str, small: Small) -> None:
+    settings = EvaluateSettings.model_validate(SETTINGS.model_dump() | {name: CHANGES[name]})
+    model = made(small, "vae")
+    before, after = evaluated(model).everything["card"], evaluated(model, settings=settings).everything["card"]
+    assert before != after
+    named = {"seed": "measuring_seed", "importance": "importance_samples", "importance_of": "importance_images"}
+    assert {key for key in after if after[key] != before.get(key)} == {named.get(name, name)}
+
+
+def test_the_importance_bound_of_another_run_changes_nothing(small: Small) -> None:
+    settings = EvaluateSettings.model_validate(
+        SETTINGS.model_dump() | {"importance_of": {"other": {"samples": 9, "images": 9}}}
+    )
+    model = made(small, "vae")
+    assert evaluated(model, settings=settings) == evaluated(model)
+
+
+def test_cards_of_two_models_differ_in_seed_and_likelihood_alone(small: Small) -> None:
+    gan = evaluated(made(small, "gan")).everything["card"]
+    vae = evaluated(replace(made(small, "vae", beta=3.0), seed=8)).everything["card"]
+    of_likelihood = {"likelihood", "elbo_draws", "importance_samples", "importance_images"}
+    assert set(vae) - set(gan) == of_likelihood
+    assert {name for name in gan if gan[name] != vae[name]} == {"seed"}
+    assert (gan["seed"], vae["seed"], vae["measuring_seed"]) == (3, 8, 0)
+    assert vae["likelihood"] == "Gaussian, variance 1.5 per pixel in 0..1"
+
+
+def test_the_card_tells_what_was_measured_with_what(small: Small) -> None:
+    found = evaluated(made(small, "gan"), network(dataset="other"), card("people", ())).everything["card"]
+    assert found["features"] == {"name": "classifier of other's 2 attributes", "sha256": "0" * 64, "dimensions": 16}
+    assert found["images"]["train_sha256"] == "1" * 64
+    assert found["images"]["test_sha256"] == "2" * 64
+    assert (found["images"]["dataset"], found["images"]["image_size"]) == ("toy", 16)
+    counts = {"samples": COUNT, "sets": 2, "reference": 120, "nearest_images": 100, "pairs": 4, "neighbours": 5}
+    assert {name: found[name] for name in counts} == counts
+    assert (found["split"], found["checkpoint"]) == ("test", "last")
+    other = card("people", ())
+    other["sha256"]["test.npy"] = "3" * 64
+    assert evaluated(made(small, "gan"), network(dataset="other"), other).everything["card"] != found
+
+
+def test_evaluating_again_gives_the_same(small: Small) -> None:
+    model = made(small, "bernoulli_vae")
+    assert evaluated(model) == evaluated(model)
+
+
+def test_the_seed_of_the_model_moves_what_it_draws_and_no_limit(small: Small) -> None:
+    model = made(small, "vae")
+    first, other = (evaluated(replace(model, seed=seed)).everything for seed in (3, 4))
+    assert first["samples"]["fid"]["mean"] != other["samples"]["fid"]["mean"]
+    assert first["encoding"]["elbo"] != other["encoding"]["elbo"]
+    limits = [
+        {(n, k): of[n][k] for n in of for k in ("floor", "ceiling")} for of in (first["samples"], other["samples"])
+    ]
+    assert limits[0] == limits[1]
+
+
+def test_floats_have_six_digits_after_the_point_or_six_significant_ones(small: Small) -> None:
+    seen = []
+
+    def visit(value: Any) -> None:
+        if isinstance(value, dict):
+            for inner in value.values():
+                visit(inner)
+        elif isinstance(value, float):
+            seen.append(value)
+
+    visit(evaluated(made(small, "vae")).everything)
+    assert len(seen) > 50
+    for value in seen:
+        assert value == (round(value, 6) if abs(value) >= 0.1 else float(f"{value:.6g}"))
+    assert any(value != round(value, 5) for value in seen)
+
+
+def test_inception_that_is_not_to_be_had_is_said_in_place_of_numbers(small: Small) -> None:
+    found = evaluated(made(small, "gan"), standard=inception.Unavailable("no network"))
+    assert found.everything["inception"] == {"not_computed": "not computed: weights not available (no network)"}
+    assert "inception" not in evaluated(made(small, "gan")).everything
+
+
+def test_inception_measures_the_published_set(small: Small) -> None:
+    class Standard:
+        """Features that are a few means over pixels."""
+
+        name, sha256 = "means", "9" * 64
+
+        def features(self, images: Images) -> Any:
+            return images.reshape(len(images), 6, -1).mean(2).astype(np.float32)
+
+    model = drawing(small, pictures())
+    found = evaluated(model, standard=Standard())
+    standard = found.everything["inception"]
+    drawn, real = (Standard().features(images) for images in (model.sample(COUNT, model.seed).numpy(), TEST.images))
+    assert standard["features"] == {"name": "means", "sha256": "9" * 64, "dimensions": 6}
+    assert (standard["samples"], standard["reference"]) == (COUNT, 120)
+    assert standard["fid"] == pytest.approx(frechet_distance(statistics(drawn), statistics(real)), rel=1e-4)
+    assert standard["kid"] == pytest.approx(polynomial_mmd(drawn, real), rel=1e-4)
+    assert standard["kid_standard_error"] > 0
+    assert found.metrics == evaluated(model).metrics
+
+
+@pytest.mark.parametrize(("samples", "train", "test", "count"), [(400, 240, 120, 120), (130, 110, 120, 110)])
+def test_the_least_of_the_three_counts_is_used(samples: int, train: int, test: int, count: int, small: Small) -> None:
+    drawn, settings = blobs(samples, 6).images, SETTINGS.model_copy(update={"sets": 1})
+    splits = blobs(train, 0), blobs(test, 1)
+    model = made(small, "gan")
+    more, fewer = (
+        evaluation.evaluate(model, images, *splits, card(), network(), settings) for images in (drawn, drawn[:count])
+    )
+    assert more.everything["card"]["samples"] == count
+    assert more == fewer
+
+
+def test_images_of_another_shape_are_refused(small: Small) -> None:
+    model = made(small, "gan")
+    with pytest.raises(GenlibError, match=r"samples: 120 of shape \(1, 16, 16\).*\(3, 16, 16\).*dvc repro"):
+        evaluation.evaluate(model, TEST.images[:, :1], TRAIN, TEST, card(), network(), SETTINGS)
+    train, test = (Split(split.images[:, :1], split.labels) for split in (TRAIN, TEST))
     with pytest.raises(GenlibError, match=r"1 x 16 x 16, .* toy was trained on 3 x 16 x 16"):
-        judge(grey[1].images, network(), card(), *grey)
-
-
-def test_the_floor_does_not_depend_on_the_order_of_the_training_images() -> None:
-    """Images of one person come one after another in LFW: the first ones are of few people, and make a worse floor."""
-    order = np.argsort(TRAIN.images.mean((1, 2, 3)), kind="stable")
-    by_brightness = Split(TRAIN.images[order], TRAIN.labels[order])
-    samples, measuring = blobs(120, 4).images, network()
-    numbers, _ = judge(samples, measuring, card(), by_brightness)
-    reference = statistics(measuring.measure(TEST.images)[0])
-    first = frechet_distance(statistics(measuring.measure(by_brightness.images[:120])[0]), reference)
-    assert numbers["fid_floor"] < 0.5 * first
-
-
-def test_judging_again_gives_the_same_numbers_and_the_seed_moves_only_what_is_drawn() -> None:
-    samples = blobs(300, 7).images
-    first, _ = judge(samples, network(), card())
-    assert judge(samples, network(), card())[0] == first
-    other, _ = evaluation.of_samples(samples, TRAIN, TEST, card(), network(), 1, 0.03)
-    assert {name for name in first if first[name] != other[name]} == {"fid_ceiling", "fid_floor", "attribute_gap_floor"}
+        evaluation.evaluate(model, test.images, train, test, card(), network(), SETTINGS)

@@ -15,7 +15,7 @@ from stages import download, evaluate, features, preprocess, present, sample, tr
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, NETWORK = Path("data/processed/faces"), Path("data/features/faces/model.safetensors")
-COUNTS = {"train": 60, "val": 20, "test": 24}
+COUNTS = {"train": 130, "val": 20, "test": 104}
 SIZE = 32
 
 
@@ -30,7 +30,9 @@ def write_params(change: Callable[[dict[str, Any]], None] = lambda raw: None) ->
     }
     raw["features"] = {"faces": raw["features"]["faces"] | {"epochs": 1, "batch_size": 20, "width": 2}}
     raw["progress"] |= {"frames": 3, "images": 9}
-    raw["sample"] |= {"images": 100, "grid": 16, "interpolations": 2, "gradient_draws": 3, "gradient_images": 8}
+    raw["sample"] |= {"images": 120, "grid": 16, "interpolations": 2, "gradient_draws": 3, "gradient_images": 8}
+    raw["evaluate"] |= {"sets": 2, "pairs": 10, "nearest_images": 100}
+    raw["evaluate"] |= {"importance": {"samples": 2, "images": 10}, "importance_of": {}}
     tiny = {"epochs": 1, "batch_size": 20, "width": 2, "latent_dim": 5}
     raw["runs"] = {name: raw["runs"][name] | tiny for name in ("faces-vae", "faces-gan")}
     raw["runs"]["faces-gan"]["discriminator_width"] = 2
@@ -115,16 +117,19 @@ def test_the_measuring_network_says_how_good_it_is(project: None) -> None:
 @pytest.mark.parametrize(
     ("name", "own"),
     [
-        ("faces-vae", {"kl", "elbo", "recon_mse", "recon_psnr", "pca_mse"}),
-        ("faces-gan", set()),
+        ("faces-vae", {"recon_mse", "recon_ssim", "elbo", "nll", "active_units"}),
+        ("faces-gan", {"fid_best", "collapse", "attribute_gap"}),
     ],
 )
 def test_numbers(name: str, own: set[str], project: None) -> None:
     metrics = read(Path("metrics/demo") / f"{name}.json")
-    assert set(metrics) == {"fid", "fid_floor", "fid_ceiling", "attribute_gap", "attribute_gap_floor"} | own
-    assert metrics["fid_floor"] < metrics["fid"]
+    assert set(metrics) == {"fid", "fid_std", "kid", "precision", "recall", "coverage", "copied_share"} | own
     evaluation = read(folder(name) / "evaluation.json")
-    assert evaluation["measured_with"]["samples"] == COUNTS["test"]  # though params.yaml asks for 100
+    assert evaluation["samples"]["fid"]["floor"] < metrics["fid"]
+    assert list(evaluation["attribute_shares"]) == read(DATA / "card.json")["classes"]
+    assert evaluation["card"]["samples"] == COUNTS["test"]  # though params.yaml asks for 120
+    assert evaluation["card"]["leading"] == "kid"  # too few images for a covariance
+    assert evaluation["card"]["images"]["image_size"] == SIZE
     assert np.load(folder(name) / "samples.npy").shape == (COUNTS["test"], 3, SIZE, SIZE)
 
 

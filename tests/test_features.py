@@ -22,8 +22,8 @@ CPU = torch.device("cpu")
 
 
 def settings(**changes: Any) -> FeatureSettings:
-    values = {"net": "plain", "epochs": 1, "batch_size": 10, "lr": 5e-3, "width": 2, "shift": 0, "flip": False}
-    return FeatureSettings.model_validate(values | changes)
+    values = {"seed": 0, "net": "plain", "epochs": 1, "batch_size": 10, "lr": 5e-3, "width": 2, "shift": 0}
+    return FeatureSettings.model_validate(values | {"flip": False} | changes)
 
 
 def network_of(
@@ -366,7 +366,7 @@ def test_damaged_and_missing_files_are_refused(tmp_path: Path) -> None:
 def project(folder: Path, raw: dict[str, Any], labels: str, make: dict[str, Split]) -> Path:
     """params.yaml (JSON is YAML) with features.faces made small, and a processed dataset faces."""
     small = {"net": "residual", "epochs": 1, "batch_size": 20, "lr": 3e-3, "width": 2, "shift": 2, "flip": True}
-    raw["features"] = {"faces": small}
+    raw["features"] = {"faces": small | {"seed": 0}}
     for run in raw["runs"].values():
         run["features"] = "faces"
     (folder / "params.yaml").write_text(json.dumps(raw))
@@ -400,6 +400,19 @@ def test_the_stage_writes_accuracies_beside_baselines(alone: Path, raw: dict[str
     assert metrics["val_accuracy"] == pytest.approx(right.mean(), abs=1e-4)
     majority = sided(60).labels.mean(0) >= 0.5
     assert metrics["val_baseline"] == pytest.approx((sided(31).labels == majority).mean(), abs=1e-4)
+
+
+def test_the_network_has_a_seed_of_its_own(alone: Path, raw: dict[str, Any]) -> None:
+    """Repetitions of a run with other seeds are to be measured with the same network."""
+    data = project(alone, raw, "attributes", {"train": sided(60), "val": sided(31)})
+    written = []
+    for seed, own in ((0, 0), (7, 0), (0, 7)):
+        raw["seed"] = seed
+        raw["features"]["faces"]["seed"] = own
+        (alone / "params.yaml").write_text(json.dumps(raw))
+        stage.main("faces", data, alone / "model.safetensors", alone / "metrics.json")
+        written.append((alone / "model.safetensors").read_bytes())
+    assert written[0] == written[1] != written[2]
 
 
 def test_the_stage_refuses_labels_that_are_people(alone: Path, raw: dict[str, Any]) -> None:

@@ -1,6 +1,6 @@
 """Precision, recall, density and coverage: against the definitions, torch-fidelity, and toys with known answers."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from genlib.errors import GenlibError
-from genlib.metrics import distances
+from genlib.metrics import distances, manifold
 from genlib.metrics.manifold import Manifold, Prdc
 
 Features = NDArray[np.float64]
@@ -112,6 +112,34 @@ def test_nothing_depends_on_blocks_or_order(monkeypatch: pytest.MonkeyPatch) -> 
     whole = Manifold(real, 4).compare(samples)
     monkeypatch.setattr(distances, "_BLOCK_BYTES", 8 * 61 * 7)
     assert Manifold(real[::-1], 4).compare(samples[::-1]) == whole
+
+
+@pytest.mark.parametrize(("scale", "offset"), [(1.0, 0.0), (1e-6, 0.0), (1e3, 1e6), (1.0, 1e9)])
+def test_squares_by_products_are_as_near_as_they_say(scale: float, offset: float) -> None:
+    queries, points = scale * normal(16, 50, 40) + offset, scale * normal(17, 60, 40, 2.0) + offset
+    queries[0] += 1e4 * scale
+    exact = np.square(queries[:, np.newaxis] - points).sum(2)
+    for start, rough, error in distances.rough_squares(queries, points):
+        here = exact[start : start + len(rough)]
+        assert np.abs(rough - here).max() <= error < 1e-3 * here.max()
+    query, point = np.indices(exact.shape).reshape(2, -1)
+    np.testing.assert_allclose(distances.pair_squares(queries, points, query, point), exact.ravel(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("error", [0.0, 1.0, np.inf])
+def test_what_rounding_leaves_open_is_measured_again(error: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Distances too rough by up to the stated error change nothing; with an infinite one, all are measured again."""
+    real, samples = normal(0, 40), np.vstack([normal(1, 33, shift=0.7), normal(0, 40)[:5]])
+    expected = by_definition(real, samples, 3)
+    original = distances.rough_squares
+
+    def rougher(*arguments: Features) -> Iterator[tuple[int, Features, float]]:
+        for start, rough, least in original(*arguments):
+            wrong = np.random.default_rng(0).uniform(-1, 1, rough.shape) * min(error, 100.0)
+            yield start, rough + wrong, least + error
+
+    monkeypatch.setattr(manifold, "rough_squares", rougher)
+    assert vars(Manifold(real, 3).compare(samples)) == pytest.approx(vars(expected), rel=1e-12)
 
 
 def test_a_reference_serves_many_sets_of_samples() -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass, field
 from html.parser import HTMLParser
 from io import BytesIO
 from pathlib import Path
@@ -15,6 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genlib import params
+from genlib.comparison import Row, write_csv
 from genlib.errors import GenlibError
 from genlib.figures.animation import progress_gif
 from genlib.figures.grids import grid, save_png
@@ -23,7 +26,8 @@ from genlib.presentation import catalogue, text
 from genlib.presentation.catalogue import Figure
 from genlib.presentation.page import Folders, build
 from genlib.presentation.pictures import embed
-from genlib.settings import RunSettings
+from genlib.settings import LaneSettings, RunSettings
+from stages import present
 
 VOID = {"meta", "img", "source", "br", "hr", "input", "link"}
 FIGURES = {
@@ -32,6 +36,18 @@ FIGURES = {
     "gan": ("samples.png", "oddity.png"),
 }
 REAL = {"ae": ("reconstructions.png",), "vae": (), "gan": ("neighbours.png",)}
+
+
+@dataclass(frozen=True)
+class Parameters:
+    """What the stage asks params.yaml for."""
+
+    members: dict[str, RunSettings]
+    lanes: dict[str, LaneSettings] = field(default_factory=lambda: {"demo": LaneSettings(title="The demo")})
+
+    def lane(self, name: str) -> dict[str, RunSettings]:
+        assert name == "demo"
+        return self.members
 
 
 class Page(HTMLParser):
@@ -96,15 +112,38 @@ def write_run(folders: Folders, run: str, model: str, metrics: dict[str, float])
     provenance: dict[str, Any] = {"commit": "0123456789abcdef", "dirty": True, "date": "2025-03-09T10:00:00+00:00"}
     provenance |= {"hardware": "2 CPU cores", "device": "cpu", "torch": "2.11", "python": "3.11", "threads": 2}
     write_json(training / "provenance.json", provenance | {"seconds": 200.4})
-    yardstick = {"features": "classifier trained on toy", "classifier_test_accuracy": 0.992, "samples": 600}
-    yardstick |= {"classifier_test_baseline": None, "ceiling": "300 draws"}
-    yardstick |= {"reference": "test split, 300 images", "floor": "300 others", "dimensions": 64}
-    shares = {"cat": 0.954, "dog": 0.046}
-    everything = {"measured_with": yardstick, "class_shares": shares, "kl": 0.5, "dataset": dataset_card("toy")}
-    write_json(folders.runs / run / "evaluation.json", everything)
+    write_json(folders.runs / run / "evaluation.json", evaluation(run, metrics))
     write_json(folders.metrics / f"{run}.json", metrics)
     pictures(folders.runs / run / "figures", FIGURES[model])
     pictures(folders.runs / run / "real", ("data.png", *REAL[model]))
+
+
+LIMITS = {
+    "fid": {"floor": 1.25, "ceiling": 120.5, "bias": 0.75},
+    "kid": {"floor": -0.1, "ceiling": 50.0},
+    "min_class_share": {"floor": 0.5, "ceiling": 0.25},
+    "density": {"floor": 1.0, "ceiling": 0.125},
+}
+
+
+def evaluation(run: str, metrics: dict[str, float]) -> dict[str, Any]:
+    """As evaluate writes it: what `metrics` has of samples with a deviation of 2 %, and density besides."""
+    features = {"name": "classifier trained on toy", "sha256": "cd" * 32, "dimensions": 16}
+    images = {"dataset": "toy", "edition": None, "image_size": 8, "crop": None, "test_sha256": "ef" * 32}
+    card: dict[str, Any] = {"protocol": 1, "features": features, "images": images, "split": "test"}
+    card |= {"reference": 300, "samples": 250, "sets": 5, "floor": "300 others", "ceiling": "300 draws"}
+    card |= {"leading": "fid", "neighbours": 3, "checkpoint": "last", "seed": 7, "novel_fact": 11}
+    samples = {
+        key: {"mean": value, "std": 0.02 * value} | LIMITS[key]
+        for key, value in (metrics | {"density": 0.625}).items()
+        if key in LIMITS
+    }
+    encoding = {key: value for key, value in metrics.items() if key in ("recon_psnr", "nll")}
+    if encoding:
+        encoding["kl"] = 0.5
+    everything: dict[str, Any] = {"run": run, "metrics": metrics, "samples": samples, "encoding": encoding}
+    everything |= {"card": card, "class_shares": {"cat": 0.954, "dog": 0.046}, "new_section": {"depth": 3}}
+    return everything | {"measuring_network": {"accuracy": 0.992, "baseline": None}, "dataset": dataset_card("toy")}
 
 
 def dataset_card(name: str) -> dict[str, Any]:
@@ -128,9 +167,9 @@ Lane = tuple[dict[str, RunSettings], Folders]
 
 
 RUNS = {
-    "toy-ae": {"fid": 90.0, "fid_floor": 1.25, "fid_ceiling": 120.5, "recon_psnr": 20.0},
-    "toy-vae": {"fid": 12.3456, "fid_floor": 1.25, "min_class_share": 0.0456},
-    "toy-gan": {"fid": 8.0, "fid_floor": 1.25, "min_class_share": 0.031, "novelty": 1234567},
+    "toy-ae": {"fid": 90.0, "fid_std": 1.8, "kid": 40.0, "recon_psnr": 20.0},
+    "toy-vae": {"fid": 12.3456, "fid_std": 0.25, "kid": 4.0, "min_class_share": 0.0456},
+    "toy-gan": {"fid": 8.0, "fid_std": 0.16, "kid": 5.0, "min_class_share": 0.031, "novelty": 1234567},
 }
 
 
@@ -200,19 +239,198 @@ def test_anchors_lead_somewhere(lane: Lane) -> None:
     assert {(link["href"] or "").removeprefix("#") for link in parsed.of("a")} <= set(names)
 
 
-def test_comparison(lane: Lane) -> None:
+def test_numbers_side_by_side(lane: Lane) -> None:
     html = build("demo", "The <demo>", *lane)
     parsed = read(html)
     assert parsed.row("Measure")[1:] == ["toy-ae", "toy-vae", "toy-gan"]
-    assert parsed.row("FID")[1:] == ["90 floor 1.25, ceiling 120.5", "12.35 floor 1.25", "8 floor 1.25"]
-    assert parsed.row("Rarest class (%)")[1:] == ["\u2013", "4.6", "3.1"]
+    fid = parsed.row("FID")
+    assert fid[0].endswith("floor 1.25, ceiling 120.5, bias 0.75")  # the same for all: said once
+    assert fid[1:] == ["90.0 \u00b1\u00a01.8", "12.35 \u00b1\u00a00.25", "8.00 \u00b1\u00a00.16"]
+    assert parsed.row("Rarest class (%)")[1:] == ["\u2013", "4.560 \u00b1\u00a00.091", "3.100 \u00b1\u00a00.062"]
+    assert parsed.row("Rarest class (%)")[0].endswith("floor 50.0, ceiling 25.0")
     assert parsed.row("novelty")[1:] == ["\u2013", "\u2013", "1,234,567"]
-    assert not any(row and row[0].startswith(("fid_floor", "fid_ceiling")) for row in parsed.rows)
-    assert '<td class="n best">8<small> floor 1.25</small></td>' in html
-    assert '<td class="n best">4.6</td>' in html
-    assert " ".join(parsed.texts).count("(floor 1.25)") == 3
-    assert " ".join(parsed.texts).count("(floor 1.25, ceiling 120.5)") == 1
+    assert not any(row and row[0].startswith(("fid_std", "FID's")) for row in parsed.rows)
+    assert '<td class="n best">8.00 \u00b1\u00a00.16</td>' in html
+    assert '<td class="n best">4.560 \u00b1\u00a00.091</td>' in html
+    said = " ".join(parsed.texts)
+    assert said.count(": FID 12.35 \u00b1\u00a00.25 (floor 1.25, ceiling 120.5)") == 2  # beside AE, beside GAN
     assert '<td class="n">20</td>' in html  # alone in its row, so not called the best
+    assert "KID leads" not in said
+
+
+def names_of_rows(parsed: Page) -> list[str]:
+    start = next(index for index, row in enumerate(parsed.rows) if row and row[0] == "Measure")
+    return [row[0].split()[0] for row in parsed.rows[start + 1 : start + 4]]
+
+
+def test_limits_that_differ_stand_in_the_cells(lane: Lane) -> None:
+    change(lane, "toy-gan", samples={"kid": {"mean": 5.0, "std": 0.1, "floor": 0.5, "ceiling": 50.0}})
+    parsed = page(lane)
+    assert parsed.row("KID")[3] == "5.00 \u00b1\u00a00.10 floor 0.5, ceiling 50"
+    assert parsed.row("KID")[1].endswith("floor -0.1, ceiling 50")
+    assert "floor" not in parsed.row("KID")[0]
+
+
+def test_the_leading_distance_is_first_and_says_why(lane: Lane) -> None:
+    assert names_of_rows(page(lane))[:2] == ["FID", "KID"]
+    change_all(lane, card={"leading": "kid", "reference": 150})
+    parsed = page(lane)
+    said = " ".join(" ".join(parsed.texts).split())
+    assert names_of_rows(parsed)[:2] == ["KID", "FID"]
+    assert "KID leads here, not FID: 150 images are fewer than ten times the 16 dimensions of the features" in said
+    assert said.count(": KID 4.000 \u00b1 0.080 (floor -0.1, ceiling 50)") == 2
+
+
+def test_runs_that_were_measured_differently_have_no_best(lane: Lane) -> None:
+    html = build("demo", "t", *lane)
+    assert "not all measured alike" not in html
+    assert html.count('class="n best"') == 3  # FID, KID, rarest class
+    change(lane, "toy-gan", card={"samples": 999, "seed": 8})
+    html = build("demo", "t", *lane)
+    assert "These runs were not all measured alike: samples in a set differ." in html
+    assert 'class="n best"' not in html
+
+
+@pytest.mark.parametrize(("likelihood", "best"), [("Gaussian, wide", 1), ("Bernoulli", 0)])
+def test_bounds_compare_under_one_likelihood(lane: Lane, likelihood: str, best: int) -> None:
+    facts = {"importance_samples": 40, "importance_images": 1000}
+    change(lane, "toy-ae", card=facts | {"likelihood": "Gaussian, wide"}, encoding={"nll": 90.25})
+    change(lane, "toy-vae", card=facts | {"likelihood": likelihood}, encoding={"nll": 89.5})
+    (lane[1].metrics / "toy-vae.json").write_text(json.dumps({"fid": 12.0, "nll": 89.5}))
+    html = build("demo", "t", *lane)
+    row = read(html).row("Neg. log-likelihood (nats)")
+    assert row[1:] == ["90.25", "89.5", "\u2013"]
+    assert row[0].count("40 draws for each of 1,000 images") == 2 - best
+    assert f"{likelihood}; 40 draws" in row[0]
+    assert html.count('<td class="n best">89.5</td>') == best
+    assert 'best">8.00' in html  # of FID the likelihood says nothing
+
+
+def test_how_a_run_was_measured(lane: Lane) -> None:
+    change(lane, "toy-vae", card={"likelihood": "Gaussian, variance 0.5", "importance_samples": 40})
+    html = build("demo", "t", {"toy-vae": lane[0]["toy-vae"]}, lane[1])
+    parsed = read(html)
+    assert parsed.row("Measured in the features of") == ["Measured in the features of", "classifier trained on toy"]
+    assert parsed.row("Weights of that network, sha256")[1] == "cdcdcdcdcdcd\u2026"
+    assert f'<code title="{"cd" * 32}">' in html
+    assert parsed.row("That network is right")[1] == "99.2%"
+    assert parsed.row("Samples in a set")[1] == "250"
+    assert parsed.row("Independent sets")[1] == "5"
+    assert parsed.row("Neighbours")[1] == "3"
+    assert parsed.row("Edition")[1] == "all of it"
+    assert parsed.row("Crop")[1] == "none"
+    assert parsed.row("Likelihood of")[1] == "Gaussian, variance 0.5"
+    assert parsed.row("Importance samples")[1] == "40"
+    assert parsed.row("novel_fact")[1] == "11"
+    assert parsed.row("new_section.depth")[1] == "3"
+    assert parsed.row("Density")[1:] == ["0.625 \u00b1\u00a00.013", "1", "0.125"]
+    assert '<th scope="col" class="n">ceiling</th>' in html
+
+
+def test_reconstructions_and_codes_have_a_table_of_their_own(lane: Lane) -> None:
+    parsed = page(lane)
+    assert parsed.row("Latent loss (nats)")[1:] == ["0.5"]
+    assert " ".join(parsed.texts).count("All numbers of its reconstructions and codes") == 1  # of the autoencoder
+
+
+def best_checkpoint(**changes: Any) -> dict[str, Any]:
+    numbers = {"fid": {"mean": 6.0, "std": 0.5}, "kid": {"mean": 3.0, "std": 0.25}}
+    said = "FID of samples against validation images"
+    return {"epoch": 1, "chosen_by": said, "is_last": False, "samples": numbers} | changes
+
+
+def test_the_best_checkpoint_stands_beside_the_last(lane: Lane) -> None:
+    change(lane, "toy-gan", best=best_checkpoint())
+    (lane[1].metrics / "toy-gan.json").write_text(json.dumps({"fid": 8.0, "fid_std": 0.16, "fid_best": 6.0}))
+    parsed = page(lane)
+    assert parsed.row("best: epoch 1 of 2")[1:] == ["6.00 \u00b1\u00a00.50", "3.00 \u00b1\u00a00.25", "\u2013"]
+    assert parsed.row("last")[1:3] == ["8.00 \u00b1\u00a00.16", "5.00 \u00b1\u00a00.10"]
+    assert parsed.row("FID, best checkpoint")[1:] == ["\u2013", "\u2013", "6.00 \u00b1\u00a00.50"]
+    assert parsed.row("FID, best checkpoint")[0].endswith("floor 1.25, ceiling 120.5")
+    assert "the epoch with the best FID of samples against validation images" in " ".join(parsed.texts)
+    change(lane, "toy-gan", best=best_checkpoint(epoch=2, is_last=True))
+    parsed = page(lane)
+    assert not any(row and row[0].startswith("best: ") for row in parsed.rows)
+    assert "The last epoch, 2, was also the best by FID" in " ".join(parsed.texts)
+
+
+def test_collapse_is_a_visible_warning(lane: Lane) -> None:
+    assert "Warning" not in build("demo", "t", *lane)
+    change(lane, "toy-gan", collapse="samples cover 1 of 2 <classes>; this may be mode collapse")
+    (lane[1].metrics / "toy-gan.json").write_text(json.dumps({"fid": 8.0, "collapse": 1.0}))
+    html = build("demo", "t", *lane)
+    said = "<strong>Warning:</strong> samples cover 1 of 2 &lt;classes&gt;; this may be mode collapse."
+    assert f'<p class="notice" role="note">{said}</p>' in html
+    assert read(html).row("Mode collapse?")[1:] == ["\u2013", "\u2013", "yes"]
+
+
+def test_inception_is_a_number_or_the_reason_why_not(lane: Lane) -> None:
+    change(lane, "toy-vae", inception={"not_computed": "not computed: weights not available (no mirror)"})
+    features = {"name": "inception-v3-compat", "sha256": "01" * 32, "dimensions": 2048}
+    numbers = {"samples": 1000, "reference": 900, "fid": 31.5, "kid": 0.0125, "kid_standard_error": 0.0011}
+    change(lane, "toy-gan", inception={"features": features} | numbers)
+    said = " ".join(page(lane).texts)
+    assert "(Inception): not computed: weights not available (no mirror)." in said
+    assert "inception-v3-compat, 2,048 dimensions, sha256 010101010101\u2026" in said
+    assert "1,000 published samples against 900 test images: FID 31.5, KID 0.0125 \u00b1\u00a00.0011" in said
+
+
+def seeds_row(**changes: Any) -> Row:
+    row: dict[str, Any] = {"run": "toy-gan", "group": "workspace", "params": "gan.lr=0.0001", "seeds": "0 1 2"}
+    row |= {"metric": "fid", "spread": "seeds", "n": 3, "mean": 8.25, "std": 0.5}
+    return Row.model_validate(row | {"difference": None, "p": None, "verdict": ""} | changes)
+
+
+def test_repeated_with_other_seeds(lane: Lane, tmp_path: Path) -> None:
+    runs, folders = lane
+    compared = Folders(folders.runs, folders.metrics, tmp_path / "comparisons")
+    assert build("demo", "t", runs, compared) == build("demo", "t", runs, folders)  # no such folder: no section
+    other = {"group": "gan.lr=<0.0002>", "params": "gan.lr=0.0002", "verdict": "exceeds the spread"}
+    rows = [seeds_row(), seeds_row(mean=11.5, difference=3.25, p=0.0123, **other)]
+    gap = {"metric": "attribute_gap", "mean": 0.05, "std": 0.01}
+    rows += [seeds_row(**gap), seeds_row(**gap | {"mean": 0.04, "difference": -0.01, "p": 0.0001} | other)]
+    write_csv(tmp_path / "comparisons/learning-rate.csv", rows)
+    parsed = read(build("demo", "t", runs, compared))
+    said = " ".join(" ".join(parsed.texts).split())
+    assert "Repeated with other seeds" in said
+    assert "Learning rate" in said
+    assert {"comparisons", "comparison-learning-rate"} <= {link["href"][1:] for link in parsed.of("a") if link["href"]}
+    assert parsed.rows[-4:] == [
+        ["FID\u00a0\u2193", "toy-gangan.lr=0.0001, seeds 0 1 2", "8.25 \u00b1\u00a00.50", "3 seeds", "", "", ""],
+        [
+            "FID\u00a0\u2193", "gan.lr=<0.0002>seeds 0 1 2", "11.50 \u00b1\u00a00.50", "3 seeds", "+3.25", "0.012",
+            "exceeds the spread",
+        ],
+        [
+            "Attribute gap (%)\u00a0\u2193", "toy-gangan.lr=0.0001, seeds 0 1 2", "5.0 \u00b1\u00a01.0", "3 seeds", "",
+            "", "",
+        ],
+        [
+            "Attribute gap (%)\u00a0\u2193", "gan.lr=<0.0002>seeds 0 1 2", "4.0 \u00b1\u00a01.0", "3 seeds", "-1.0",
+            "< 0.001", "exceeds the spread",
+        ],
+    ]  # fmt: skip
+
+
+def test_runs_compared_once_are_not_called_repeated(lane: Lane, tmp_path: Path) -> None:
+    runs, folders = lane
+    once = {"params": "", "spread": "sample sets", "n": 1, "seeds": "7"}
+    rows = [seeds_row(group="toy-vae", run="toy-vae", **once), seeds_row(group="toy-gan", **once)]
+    write_csv(tmp_path / "comparisons/two.csv", rows)
+    parsed = read(build("demo", "t", runs, Folders(folders.runs, folders.metrics, tmp_path / "comparisons")))
+    said = " ".join(" ".join(parsed.texts).split())
+    assert "Repeated with other seeds" not in said
+    assert "One training each" in said
+    assert parsed.rows[-1] == ["FID\u00a0\u2193", "toy-ganseeds 7", "8.25 \u00b1\u00a00.50", "one training"]
+    assert "Verdict" not in said
+
+
+def test_a_broken_comparison_is_named(lane: Lane, tmp_path: Path) -> None:
+    runs, folders = lane
+    (tmp_path / "comparisons").mkdir()
+    (tmp_path / "comparisons/odd.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(GenlibError, match=r"odd\.csv: columns"):
+        build("demo", "t", runs, Folders(folders.runs, folders.metrics, tmp_path / "comparisons"))
 
 
 def test_dataset_and_run_facts(lane: Lane) -> None:
@@ -225,11 +443,10 @@ def test_dataset_and_run_facts(lane: Lane) -> None:
     assert parsed.row("Linear64 outputs <&>") == ["Linear64 outputs <&>", "64", "4,160"]
     assert parsed.row("lr") == ["lr", "1.0e-04"]
     assert parsed.row("ema_halflife_images") == ["ema_halflife_images", "off"]
-    assert parsed.row("measured_with.features") == ["measured_with.features", "classifier trained on toy"]
-    assert parsed.row("kl") == ["kl", "0.5"]
     assert [row for row in parsed.rows if row[0] == "toy-gan"] == [["toy-gan", "95.4", "4.6"]]
-    assert said.count("600 samples of each model are held against the test split, 300 images") == 1
-    assert "(99.2% right on test images): such FIDs" in said
+    held = "250 samples of each model, in each of 5 independent sets, are held against the test split, 300 images"
+    assert said.count(held) == 1
+    assert "(99.2% right on test images): such numbers" in said
     assert "Floor: 300 others. Ceiling: 300 draws." in said
     assert "The last 100 of MNIST. Crop: none; resize: none." in said
     assert "in 2 classes" in said
@@ -291,6 +508,8 @@ def test_missing_file_is_named_with_its_stage(lane: Lane, tmp_path: Path, missin
         ("metrics/demo/toy-gan.json", '{"fid": "low"}', "'low' is not a number"),
         ("metrics/demo/toy-gan.json", "[1]", "not a mapping"),
         ("runs/demo/toy-ae/evaluation.json", '{"dataset": {"dataset": "toy"}}', "origin"),
+        ("runs/demo/toy-ae/evaluation.json", json.dumps(evaluation("r", {}) | {"samples": {"fid": 3}}), "samples.fid"),
+        ("runs/demo/toy-ae/evaluation.json", json.dumps(evaluation("r", {}) | {"card": {}}), "card.protocol"),
         ("runs/demo/toy-ae/training/provenance.json", "{", "not valid JSON"),
         ("runs/demo/toy-ae/training/history.csv", "epoch,images\n", "no row"),
         ("runs/demo/toy-ae/training/history.csv", "epoch,images\n1,many\n", "not all numbers"),
@@ -339,15 +558,20 @@ def test_sizes_durations_shapes() -> None:
         text.date("yesterday")
 
 
-def change_evaluations(lane: Lane, **changes: Any) -> None:
-    """Set keys of every run's evaluation; those of `dataset` and `measured_with` one by one."""
-    runs, folders = lane
-    for run in runs:
-        path = folders.runs / run / "evaluation.json"
-        everything = json.loads(path.read_text())
-        for key, value in changes.items():
-            everything[key] = everything[key] | value if key in ("dataset", "measured_with") else value
-        write_json(path, everything)
+def change(lane: Lane, run: str, **changes: Any) -> None:
+    """Set keys of a run's evaluation; those of `dataset`, `card`, `samples` and `encoding` one by one."""
+    path = lane[1].runs / run / "evaluation.json"
+    everything = json.loads(path.read_text())
+    for key, value in changes.items():
+        part = key in ("dataset", "card", "samples", "encoding")
+        everything[key] = everything[key] | value if part else value
+    write_json(path, everything)
+
+
+def change_all(lane: Lane, **changes: Any) -> None:
+    """The same for every run."""
+    for run in lane[0]:
+        change(lane, run, **changes)
 
 
 FACES = {"dataset": "celeba", "people": True, "labels": "attributes", "classes": ["Smiling", "Wearing_Hat"]}
@@ -358,14 +582,13 @@ FACES |= {"people_counts": {"train": 80, "val": 11, "test": 33}, "edition": "1,0
 def test_faces_with_attributes(lane: Lane) -> None:
     shares = {"Smiling": {"samples": 0.5, "test": 0.41}, "Wearing_Hat": {"samples": 0.021, "test": 0.067}}
     accuracy = {"Smiling": {"accuracy": 0.9, "baseline": 0.6}, "Wearing_Hat": {"accuracy": 0.95, "baseline": 0.933}}
-    yardstick = {"classifier_test_accuracy": 0.925, "classifier_test_baseline": 0.766}
-    change_evaluations(
-        lane, dataset=FACES, class_shares={}, attribute_shares=shares, attribute_accuracy=accuracy,
-        measured_with=yardstick,
+    network = {"accuracy": 0.925, "baseline": 0.766, "attributes": accuracy}
+    gap = {"attribute_gap": {"mean": 0.0685, "std": None, "floor": 0.0104, "ceiling": 0.4}}
+    change_all(
+        lane, dataset=FACES, class_shares={}, attribute_shares=shares, measuring_network=network, samples=gap,
     )  # fmt: skip
     for run in lane[0]:
-        path = lane[1].metrics / f"{run}.json"
-        path.write_text(json.dumps({"fid": 9.5, "attribute_gap": 0.0685, "attribute_gap_floor": 0.0104}))
+        (lane[1].metrics / f"{run}.json").write_text(json.dumps({"fid": 9.5, "attribute_gap": 0.0685}))
     parsed = page(lane)
     said = " ".join(" ".join(parsed.texts).split())
     assert "This page shows photographs of real people from CelebA" in said
@@ -377,8 +600,10 @@ def test_faces_with_attributes(lane: Lane) -> None:
     assert smiling == ["Smiling", "50.0", "90.0", "60.0"]  # share, accuracy, baseline
     assert judged == ["Smiling", "41.0", "50.0", "50.0", "50.0"]  # test images, then the runs
     assert parsed.row("Wearing Hat") == ["Wearing Hat", "5.0", "95.0", "93.3"]
-    assert parsed.row("Attribute gap (%)")[1:] == ["6.9 floor 1.0"] * 3
-    assert "(92.5% right on test images, where the commoner answers alone are 76.6% right): such FIDs" in said
+    assert parsed.row("Attribute gap (%)")[1:] == ["6.9"] * 3
+    assert parsed.row("Attribute gap (%)")[0].endswith("floor 1.0, ceiling 40.0")
+    assert parsed.row("That network is right")[1] == "92.5% (always the commoner answer: 76.6%)"
+    assert "(92.5% right on test images, where the commoner answers alone are 76.6% right): such numbers" in said
     assert "Classes of the samples" not in said
 
 
@@ -386,13 +611,14 @@ def test_faces_with_names(lane: Lane) -> None:
     """LFW: no classes to show, and a network that was trained on another dataset."""
     nothing: dict[str, Any] = {"train": [], "val": [], "test": []}
     faces = FACES | {"dataset": "lfw", "labels": "people", "classes": [], "class_counts": nothing, "edition": None}
-    yardstick = {"classifier_test_accuracy": None, "features": "classifier of celeba's 40 attributes"}
-    change_evaluations(lane, dataset=faces, class_shares={}, measured_with=yardstick)
+    features = {"name": "classifier of celeba's 40 attributes", "sha256": "cd" * 32, "dimensions": 48}
+    change_all(lane, dataset=faces, class_shares={}, measuring_network=None, card={"features": features})
     parsed = page(lane)
     said = " ".join(" ".join(parsed.texts).split())
     assert "photographs of real people from LFW" in said
-    assert "a classifier of celeba's 40 attributes, which was trained on another dataset: such FIDs" in said
+    assert "a classifier of celeba's 40 attributes, which was trained on another dataset: such numbers" in said
     assert parsed.row("test") == ["test", "300", "33"]
+    assert parsed.row("That network is right")[1] == "not known: it was trained on another dataset"
     assert "attributes. Training" not in said
     assert "Its attributes" not in said
 
@@ -444,7 +670,7 @@ def test_plain_grids_stand_side_by_side(lane: Lane) -> None:
 
 
 def test_departures_from_the_presentation_are_said(lane: Lane, tmp_path: Path) -> None:
-    change_evaluations(lane, dataset={"image_size": 28})
+    change_all(lane, dataset={"image_size": 28})
     path = tmp_path / "runs/demo/toy-vae/training/settings.json"
     trained = {"seed": 7, "model": "vae", "net": "deck28", "width": 32}
     path.write_text(json.dumps(trained | {"output": "sigmoid"}))
@@ -452,7 +678,7 @@ def test_departures_from_the_presentation_are_said(lane: Lane, tmp_path: Path) -
     path.write_text(json.dumps(trained | {"output": "relu"}))
     assert "Differs from what the presentation states" not in build("demo", "t", *lane)
     path.write_text(json.dumps(trained | {"output": "sigmoid"}))
-    change_evaluations(lane, dataset={"image_size": 64})  # of which it states nothing
+    change_all(lane, dataset={"image_size": 64})  # of which it states nothing
     assert "Differs from what the presentation states" not in build("demo", "t", *lane)
 
 
@@ -460,3 +686,42 @@ def test_a_denoising_autoencoder_is_called_so(lane: Lane, tmp_path: Path) -> Non
     path = tmp_path / "runs/demo/toy-ae/training/settings.json"
     path.write_text(json.dumps({"seed": 7, "model": "ae", "noise": 0.5}))
     assert "denoising autoencoder" in build("demo", "t", *lane)
+
+
+def test_a_published_number_reproduced(written: Path, tmp_path: Path) -> None:
+    """A Bernoulli VAE alone on its page: words for it, its likelihood beside its number."""
+    shutil.copytree(written, tmp_path, dirs_exist_ok=True)
+    facts = {"likelihood": "Bernoulli, pixels binarised", "importance_samples": 200, "importance_images": 10000}
+    lane = ({"toy-vae": settings("toy", "bernoulli_vae")}, folders_in(tmp_path))
+    change(lane, "toy-vae", card=facts, encoding={"nll": 89.8})
+    (lane[1].metrics / "toy-vae.json").write_text(json.dumps({"fid": 12.3, "nll": 89.8}))
+    parsed = page(lane)
+    said = " ".join(" ".join(parsed.texts).split())
+    assert "variational autoencoder, Bernoulli likelihood" in said
+    assert parsed.row("Neg. log-likelihood (nats)")[1:] == ["89.8"]
+    assert "Bernoulli, pixels binarised; 200 draws for each of 10,000 images" in said
+    assert parsed.row("Likelihood of")[1] == "Bernoulli, pixels binarised"
+
+
+def test_the_stage_takes_comparisons(lane: Lane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As dvc.yaml calls it; the folder of comparisons may be missing."""
+    monkeypatch.setattr(params, "load", lambda: Parameters(lane[0]))
+    folders = {"runs": lane[1].runs, "metrics": lane[1].metrics, "out": tmp_path / "out"}
+    present.main("demo", **folders, comparisons=tmp_path / "comparisons")
+    assert "Repeated" not in (tmp_path / "out/index.html").read_text()
+    write_csv(tmp_path / "comparisons/seeds.csv", [seeds_row()])
+    present.main("demo", **folders, comparisons=tmp_path / "comparisons")
+    assert "Repeated" in (tmp_path / "out/index.html").read_text()
+
+
+@pytest.mark.parametrize(
+    ("mean", "std", "shown"),
+    [
+        (217.775297, 2.539045, "217.8 ± 2.5"), (304.385, 3.959487, "304.4 ± 4.0"),
+        (0.90402, 0.00264518, "0.9040 ± 0.0026"),
+        (-0.0123, 0.5, "-0.01 ± 0.50"), (12345.6, 345.0, "12,346 ± 345"), (10.0, 0.0, "10 ± 0"), (8.5, None, "8.5"),
+        (0.5, 2e-9, "0.5 ± 2.0e-09"), (float("nan"), 0.1, "nan ± 0.1"),
+    ],
+)  # fmt: skip
+def test_means_and_deviations(mean: float, std: float | None, shown: str) -> None:
+    assert text.measured(mean, std).replace("\u00a0", " ") == shown

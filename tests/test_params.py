@@ -16,7 +16,7 @@ from genlib.errors import GenlibError
 from genlib.objectives.gan import Settings as GanSettings
 from genlib.objectives.vae import Settings as VaeSettings
 from genlib.params import Params, load, parse
-from genlib.settings import CelebaSettings, IdxSettings
+from genlib.settings import CelebaSettings, IdxSettings, ImportanceSettings
 
 ROOT = Path(__file__).resolve().parent.parent
 MISSING = object()
@@ -77,6 +77,13 @@ def test_a_run_is_its_models_section_overlaid_with_its_own_lines(raw: dict[str, 
     assert vae.lr == raw["vae"]["lr"]
 
 
+def test_the_importance_bound_of_a_run_overrides_that_of_all(raw: dict[str, Any]) -> None:
+    raw["evaluate"]["importance_of"] = {"mnist-vae": {"samples": 9, "images": 77}}
+    evaluate = parse(raw).evaluate
+    assert evaluate.of_run("mnist-vae") == ImportanceSettings(samples=9, images=77)
+    assert evaluate.of_run("mnist-vae-2d") == ImportanceSettings(**raw["evaluate"]["importance"])
+
+
 def test_a_whole_number_is_a_fine_float(raw: dict[str, Any]) -> None:
     raw["gan"]["lr"] = 1
     assert parse(raw).run("mnist-gan").lr == 1.0
@@ -112,6 +119,8 @@ def test_settings_are_frozen(raw: dict[str, Any]) -> None:
         ("data/faces/source/validation_images", 0, ["data.faces.source.validation_images: 0 is refused"]),
         ("features/celeba/net", "resnet", ["features.celeba.net: 'resnet' is refused", "'plain' or 'residual'"]),
         ("features/mnist/flip", 1, ["features.mnist.flip: 1 is refused"]),
+        ("features/mnist/seed", -1, ["features.mnist.seed: -1 is refused"]),
+        ("features/mnist/seed", MISSING, ["features.mnist.seed: missing", "add it"]),
         ("vae/flip", "yes", [" vae.flip: 'yes' is refused"]),
         ("sample/attributes", "Smiling", ["sample.attributes: 'Smiling' is refused"]),
         ("sample/attributes", [1], ["sample.attributes", "1"]),
@@ -120,6 +129,15 @@ def test_settings_are_frozen(raw: dict[str, Any]) -> None:
         ("sample/images", "many", ["sample.images: 'many' is refused", "integer"]),
         ("sample/images", 100.5, ["sample.images: 100.5 is refused"]),
         ("sample/images", True, ["sample.images: True is refused", "integer"]),
+        ("evaluate/seed", -1, ["evaluate.seed: -1 is refused"]),
+        ("evaluate/sets", 0, ["evaluate.sets: 0 is refused", "1"]),
+        ("evaluate/neighbours", 0, ["evaluate.neighbours: 0 is refused", "1"]),
+        ("evaluate/nearest_images", 99, ["evaluate.nearest_images: 99 is refused", "100"]),
+        ("evaluate/features", "resnet", ["evaluate.features: 'resnet' is refused", "'domain' or 'inception'"]),
+        ("evaluate/importance", MISSING, ["evaluate.importance: missing", "add it"]),
+        ("evaluate/importance/samples", 0, ["evaluate.importance.samples: 0 is refused", "greater than 0"]),
+        ("evaluate/importance_of/mnist-vae", {"samples": 9}, ["evaluate.importance_of.mnist-vae.images: missing"]),
+        ("evaluate/covered_share", 0.0, ["evaluate.covered_share: 0.0 is refused", "greater than 0"]),
         ("evaluate/covered_share", 1.5, ["evaluate.covered_share: 1.5 is refused", "1"]),
         ("evaluate/covered_share", float("nan"), ["evaluate.covered_share: nan is refused", "finite"]),
         ("gan/lr", float("nan"), [" gan.lr: nan is refused", "finite"]),
@@ -140,9 +158,9 @@ def test_settings_are_frozen(raw: dict[str, Any]) -> None:
         ("data", [1], ["data: [1] is not a mapping"]),
         ("gan", "x", ["gan: 'x' is not a mapping"]),
         ("runs/mnist-gan", 7, ["runs.mnist-gan: 7 is not a mapping"]),
-        ("runs/mnist-gan/model", "gam", ["runs.mnist-gan.model: 'gam'", "ae, gan, vae"]),
-        ("runs/mnist-gan/model", ["gan"], ["runs.mnist-gan.model: ['gan']", "ae, gan, vae"]),
-        ("runs/mnist-gan/model", MISSING, ["runs.mnist-gan.model", "ae, gan, vae"]),
+        ("runs/mnist-gan/model", "gam", ["runs.mnist-gan.model: 'gam'", "ae, bernoulli_vae, gan, vae"]),
+        ("runs/mnist-gan/model", ["gan"], ["runs.mnist-gan.model: ['gan']", "ae, bernoulli_vae, gan, vae"]),
+        ("runs/mnist-gan/model", MISSING, ["runs.mnist-gan.model", "ae, bernoulli_vae, gan, vae"]),
         ("runs/mnist-gan/net", "deck", ["runs.mnist-gan.net: 'deck'", "deck28"]),
         ("runs/mnist-gan/net", "../os", ["runs.mnist-gan.net: '../os'", "deck28"]),
         ("runs/mnist-gan/dataset", "mnits", ["runs.mnist-gan.dataset: 'mnits'", "did you mean mnist?", "digits"]),

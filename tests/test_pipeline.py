@@ -32,13 +32,14 @@ def shrink(path: Path) -> None:
         for name in [name for name in raw[section] if name != "digits"]:
             del raw[section][name]
     raw["data"]["digits"]["validation_images"] = 40
-    raw["data"]["digits"]["source"] |= {"train_images": 300, "test_images": 60}
+    raw["data"]["digits"]["source"] |= {"train_images": 300, "test_images": 110}
     raw["features"]["digits"] |= {"epochs": 1, "batch_size": 50, "width": 2}
     raw["progress"] |= {"frames": 3, "images": 9, "codes": 30}
     for model in ("ae", "vae", "gan"):
         raw[model] |= {"width": 2, "epochs": 1, "batch_size": 50, "latent_dim": 5}
     raw["gan"]["discriminator_width"] = 2
-    raw["sample"] |= {"images": 100, "grid": 16}
+    raw["sample"] |= {"images": 110, "grid": 16}
+    raw["evaluate"] |= {"sets": 2, "pairs": 10, "nearest_images": 100}
     for name in [name for name in raw["runs"] if name not in RUNS]:
         del raw["runs"][name]
     for key in ("epochs", "batch_size", "width", "discriminator_width"):

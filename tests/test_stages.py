@@ -16,9 +16,10 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from genlib import features as measuring
-from genlib import judging, models
+from genlib import inception, judging, models
 from genlib.classifiers import build
 from genlib.errors import GenlibError
+from genlib.files import digest
 from stages import download, evaluate, features, preprocess, present, sample, train
 from stages.command import run
 
@@ -37,9 +38,10 @@ RUNS: dict[str, dict[str, Any]] = {
     "t-dae": {"model": "ae", "noise": 0.5},
     "t-vae": {"model": "vae", "latent_dim": 2},
     "t-gan": {"model": "gan"},
+    "t-binary": {"model": "bernoulli_vae", "net": "mlp"},
 }
 DATA, NETWORK = Path("data/processed/digits"), Path("data/features/digits/model.safetensors")
-SAMPLES, TESTS = 100, 60
+SAMPLES, TESTS = 140, 110
 
 # Runs a stage as `python -m` does, then prints which of the heavy packages it imported.
 AS_MODULE = """
@@ -59,9 +61,11 @@ def tiny() -> dict[str, Any]:
     raw["data"]["digits"]["source"] |= {"train_images": 300, "test_images": TESTS}
     raw["features"] = {"digits": raw["features"]["digits"] | {"epochs": 1, "batch_size": 50, "width": 2, "shift": 1}}
     raw["progress"] = {"frames": 3, "images": 9, "codes": 30, "rows_per_epoch": 2, "judged": 30}
-    for model in ("ae", "vae", "gan"):
+    for model in ("ae", "vae", "gan", "bernoulli_vae"):
         raw[model] |= {"width": 2, "epochs": 1, "batch_size": 50, "latent_dim": 5}
     raw["gan"]["discriminator_width"] = 2
+    raw["evaluate"] |= {"sets": 2, "pairs": 20, "nearest_images": 100}
+    raw["evaluate"] |= {"importance": {"samples": 3, "images": 20}, "importance_of": {}}
     raw["sample"] |= {"images": SAMPLES, "grid": 16, "interpolations": 2, "manifold": 3}
     raw["sample"] |= {"gradient_draws": 3, "gradient_images": 8}
     shared = {"lane": "demo", "dataset": "digits", "features": "digits", "net": "deck28"}
@@ -192,7 +196,7 @@ def test_download_and_preprocess(project: dict[str, str]) -> None:
     assert len(origin["files"]) == 4
     card = json.loads((DATA / "card.json").read_text())
     assert card["counts"] == {"train": 260, "val": 40, "test": TESTS}
-    assert "260 train, 40 val, 60 test" in project["preprocess"]
+    assert f"260 train, 40 val, {TESTS} test" in project["preprocess"]
 
 
 def test_features(project: dict[str, str]) -> None:
@@ -240,7 +244,7 @@ def test_samples_of_a_gan_are_judged_and_its_best_checkpoint_kept(project: dict[
     model = models.load(folder("t-gan") / "model.safetensors")
     assert model.best_epoch == 1
     assert torch.equal(model.sample(5), model.sample(5, checkpoint="best"))  # one epoch: the best is the last
-    for name in ("t-ae", "t-vae"):
+    for name in ("t-ae", "t-vae", "t-binary"):
         assert "fid" not in (folder(name) / "training" / "history.csv").read_text()
         assert models.load(folder(name) / "model.safetensors").best_epoch is None
 
@@ -296,11 +300,13 @@ def test_sample(name: str, project: dict[str, str]) -> None:
         "t-vae": learning | {"codes.png", "codes.gif", "manifold.png", "gradient_variance.png"}
         | {"gradient_variance.json"},
         "t-gan": learning | {"samples_last.png", "interpolations.png"},
+        "t-binary": learning | {"gradient_variance.png", "gradient_variance.json"},
     }[name]  # fmt: skip
     real = {
         "t-ae": learning | {"reconstructions.png", "interpolations.png"},
         "t-dae": learning | {"denoising.png", "interpolations.png"},
         "t-vae": {"reconstructions.png", "interpolations.png"},
+        "t-binary": {"reconstructions.png", "interpolations.png"},
         "t-gan": set(),
     }[name]
     expected = {"figures": figures | {"samples.png", "curves.png"}, "real": real | {"data.png", "neighbours.png"}}
@@ -316,41 +322,77 @@ def test_evaluate(name: str, project: dict[str, str]) -> None:
     metrics = json.loads((Path("metrics/demo") / f"{name}.json").read_text())
     assert len(metrics) <= 12
     assert all(isinstance(value, int | float) and math.isfinite(value) for value in metrics.values())
-    assert metrics["fid"] > 0
-    assert 0 <= metrics["fid_floor"] < metrics["fid"]
+    bounds = {"recon_mse", "recon_ssim", "elbo", "nll", "active_units"}
     of_model = {
-        "t-ae": {"recon_mse", "recon_psnr", "pca_mse"},
-        "t-dae": {"noisy_psnr", "restored_psnr", "restored_mse"},
-        "t-vae": {"recon_mse", "recon_psnr", "pca_mse", "kl", "elbo"},
-        "t-gan": set(),
+        "t-ae": {"recon_mse", "recon_ssim", "pca_mse"},
+        "t-dae": {"noisy_psnr", "restored_psnr", "restored_ssim"},
+        "t-vae": bounds,
+        "t-binary": bounds,
+        "t-gan": {"fid_best", "collapse", "min_class_share", "classes_covered", "class_distance"},
     }[name]
-    of_samples = {
-        "fid",
-        "fid_floor",
-        "fid_ceiling",
-        "classes_covered",
-        "min_class_share",
-        "class_entropy",
-        "confidence",
-    }
+    of_samples = {"fid", "fid_std", "kid", "precision", "recall", "coverage", "copied_share"}
     assert set(metrics) == of_samples | of_model
 
     everything = json.loads((folder(name) / "evaluation.json").read_text())
     assert everything["run"] == name
     assert everything["metrics"] == metrics
+    fid = everything["samples"]["fid"]
+    assert (fid["mean"], fid["std"]) == (metrics["fid"], metrics["fid_std"])
+    assert 0 <= fid["floor"] < metrics["fid"]
     assert sum(everything["class_shares"].values()) == pytest.approx(1, abs=1e-4)
     assert list(everything["class_shares"]) == list("0123456789")
-    assert everything["measured_with"]["samples"] == TESTS
-    assert str(TESTS) in everything["measured_with"]["reference"]
+    card = everything["card"]
+    assert (card["samples"], card["reference"], card["sets"], card["seed"]) == (TESTS, TESTS, 2, 0)
+    assert card["features"]["sha256"] == digest(NETWORK)
+    assert card["images"]["test_sha256"] == digest(DATA / "test.npy")
+    assert everything["measuring_network"]["accuracy"] >= 0
+    assert "inception" not in everything
     assert everything["dataset"]["dataset"] == "digits"
     assert everything["dataset"]["counts"]["test"] == TESTS
     assert everything["dataset"]["origin"]["files"]
 
 
+def test_cards_of_runs_on_the_same_data_differ_in_the_likelihood_alone(project: dict[str, str]) -> None:
+    cards = [json.loads((folder(name) / "evaluation.json").read_text())["card"] for name in RUNS]
+    of_likelihood = {"likelihood", "elbo_draws", "importance_samples", "importance_images"}
+    for card in cards:
+        assert {key: card[key] for key in card if key not in of_likelihood} == cards[0]
+    assert [bool(of_likelihood & set(card)) for card in cards] == ["vae" in name or "binary" in name for name in RUNS]
+
+
+def test_evaluate_warns_of_mode_collapse(
+    project: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A GAN of a few steps: whatever it draws, the network sees few classes in it."""
+    evaluate.main(**evaluate_arguments("t-gan") | {"out": tmp_path / "out", "metrics": tmp_path / "metrics"})
+    out, err = capsys.readouterr()
+    [line] = [line for line in err.splitlines() if line.startswith("warning: ")]
+    assert line.startswith("warning: t-gan: samples ")
+    assert line.endswith("; this may be mode collapse")
+    assert json.loads((tmp_path / "out").read_text())["collapse"] == line.removeprefix("warning: t-gan: ")
+    assert out.splitlines()[-1].startswith("t-gan: fid ")
+    assert (tmp_path / "out").read_bytes() == (folder("t-gan") / "evaluation.json").read_bytes()
+
+
+def test_inception_is_asked_for_by_params_and_its_absence_is_no_mistake(
+    project: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inception, "find_weights", lambda: inception.Unavailable("asked for"))
+    raw = tiny()
+    raw["evaluate"]["features"] = "inception"
+    arguments = {key: Path.cwd() / value for key, value in evaluate_arguments("t-ae").items()}
+    monkeypatch.chdir(tmp_path)
+    write_params(raw)
+    evaluate.main(**arguments | {"out": Path("out"), "metrics": Path("metrics")})
+    everything = json.loads(Path("out").read_text())
+    assert everything["inception"] == {"not_computed": "not computed: weights not available (asked for)"}
+    assert Path("metrics").read_bytes() == arguments["metrics"].read_bytes()
+
+
 def test_present(project: dict[str, str]) -> None:
     page = Path("presentation/demo/index.html").read_text()
     assert all(name in page for name in RUNS)
-    assert project["present"].splitlines()[0].startswith("demo: 4 runs in presentation/demo/index.html")
+    assert project["present"].splitlines()[0].startswith("demo: 5 runs in presentation/demo/index.html")
 
 
 def test_a_stage_gives_the_same_bytes_again(project: dict[str, str], tmp_path: Path) -> None:

@@ -7,7 +7,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genlib.errors import GenlibError
-from genlib.metrics.distances import check_same_dimensions, feature_rows, squared_distances
+from genlib.metrics.distances import (
+    check_same_dimensions,
+    feature_rows,
+    nearest_squares,
+    pair_squares,
+    rough_squares,
+)
 
 
 @dataclass(frozen=True)
@@ -48,17 +54,26 @@ class Manifold:
         """
         rows = _rows(samples, "samples", self._k)
         check_same_dimensions(rows, self._rows)
-        squared_radii = _squared_radii(rows, self._k)
-        precise = balls = 0
-        recalled, covered = (np.zeros(len(self._rows), dtype=bool) for _ in range(2))
-        for start, squared in squared_distances(rows, self._rows):
-            precise += int((squared <= self._squared_radii).any(axis=1).sum())
-            recalled |= (squared <= squared_radii[start : start + len(squared), np.newaxis]).any(axis=0)
-            inside = squared < self._squared_radii
-            balls += int(np.count_nonzero(inside))
+        radii, real_radii = _squared_radii(rows, self._k), self._squared_radii
+        precise, recalled, covered = (np.zeros(count, dtype=bool) for count in (len(rows), *2 * [len(self._rows)]))
+        balls = 0
+        for start, rough, error in rough_squares(rows, self._rows):
+            here = slice(start, start + len(rough))
+            # Rounding decides nothing: what is as near to a border as that is measured again.
+            inside, sample, real = _sides(rough, real_radii, error)
+            exact = pair_squares(rows[here], self._rows, sample, real)
+            within = exact < real_radii[real]
+            balls += int(np.count_nonzero(inside)) + int(within.sum())
             covered |= inside.any(axis=0)
+            covered[real[within]] = True
+            precise[here] |= inside.any(axis=1)
+            precise[start + sample[exact <= real_radii[real]]] = True
+            inside, sample, real = _sides(rough, radii[here, np.newaxis], error)
+            exact = pair_squares(rows[here], self._rows, sample, real)
+            recalled |= inside.any(axis=0)
+            recalled[real[exact <= radii[start + sample]]] = True
         return Prdc(
-            precision=precise / len(rows),
+            precision=float(precise.mean()),
             recall=float(recalled.mean()),
             density=balls / (self._k * len(rows)),
             coverage=float(covered.mean()),
@@ -72,11 +87,15 @@ def _rows(features: NDArray[Any], name: str, k: int) -> NDArray[np.float64]:
 
 
 def _squared_radii(rows: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Squared distance of each row to its k-th nearest among the others."""
-    radii = np.empty(len(rows))
-    for start, squared in squared_distances(rows, rows):
-        here = np.arange(len(squared))
-        squared[here, start + here] = np.inf
-        squared.partition(k - 1, axis=1)
-        radii[start : start + len(squared)] = squared[:, k - 1]
-    return radii
+    """Squared distance of each row to its k-th nearest among the others: the nearest of all is the row itself."""
+    return nearest_squares(rows, rows, k + 1)[:, k]
+
+
+def _sides(
+    rough: NDArray[np.float64], radii: NDArray[np.float64], error: float
+) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray[np.intp]]:
+    """Which squared distances are surely below the squared radii, and the places of those that may be below or not."""
+    inside = rough < radii - error
+    unsure = rough <= radii + error
+    unsure ^= inside
+    return (inside, *np.nonzero(unsure))

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat
 
 from genlib import nets
-from genlib.objectives import vae
+from genlib.objectives import _posterior
 from genlib.objectives._losses import latent_loss
+from genlib.objectives._posterior import reparameterize
 from genlib.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -21,12 +22,12 @@ if TYPE_CHECKING:
 
     from genlib.objectives import Networks, Optimizers
 
-LOSSES = vae.LOSSES
-PLAYERS = vae.PLAYERS
-DRAWS = vae.DRAWS
+LOSSES = ("generation", "latent", "total")
+PLAYERS = {"autoencoder": ("encoder", "decoder")}
+DRAWS = "decoder"
 
-posterior = vae.posterior
-encode = vae.encode
+posterior = _posterior.posterior
+encode = _posterior.encode
 
 
 class Settings(RunSettings):
@@ -83,7 +84,7 @@ def heldout_losses(networks: "Networks", images: "Tensor", rng: "Generator", set
     """Generation, latent and total loss of each image binarised, with one code drawn from its posterior."""
     binary = observe(images, rng)
     mean, log_variance = posterior(networks, binary)
-    generation = -log_likelihood(networks, binary, vae.reparameterize(mean, log_variance, rng), settings)
+    generation = -log_likelihood(networks, binary, reparameterize(mean, log_variance, rng), settings)
     latent = latent_loss(mean, log_variance)
     return {"generation": generation, "latent": latent, "total": generation + latent}
 
@@ -111,14 +112,10 @@ def log_likelihood(networks: "Networks", images: "Tensor", codes: "Tensor", sett
     return -binary_cross_entropy_with_logits(logits, images, reduction="none").flatten(1).sum(1)
 
 
-def elbo(generation: "Tensor", latent: "Tensor") -> "Tensor":
-    """Evidence lower bound in nats of each binary image, B."""
-    return -generation - latent
-
-
 def fed(networks: "Networks", images: "Tensor", rng: "Generator", settings: Settings) -> "Tensor":
     """Codes drawn from the posteriors of the images binarised, B Z."""
-    return vae.fed(networks, observe(images, rng), rng, settings)  # type: ignore[arg-type]
+    del settings
+    return reparameterize(*posterior(networks, observe(images, rng)), rng)
 
 
 def draw(networks: "Networks", latents: "Tensor") -> "Tensor":

@@ -1,7 +1,7 @@
 """The variational autoencoder (Kingma & Welling 2013): generation loss + beta * latent loss.
 
 `beta` weighs the latent loss (Higgins et al. 2017). Minimising E[squared error] + beta * KL is maximising the ELBO of a
-Gaussian likelihood with variance beta / 2 for each pixel; `elbo` gives that bound, constants included, in nats.
+Gaussian likelihood with variance beta / 2 for each pixel.
 """
 
 import math
@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import PositiveFloat
 
 from genlib import nets
+from genlib.objectives import _posterior
 from genlib.objectives._losses import generation_loss, latent_loss
+from genlib.objectives._posterior import reparameterize
 from genlib.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 LOSSES = ("generation", "latent", "total")
 PLAYERS = {"autoencoder": ("encoder", "decoder")}
 DRAWS = "decoder"
+
+posterior = _posterior.posterior
+encode = _posterior.encode
 
 
 class Settings(RunSettings):
@@ -67,28 +72,6 @@ def heldout_losses(networks: "Networks", images: "Tensor", rng: "Generator", set
     return {"generation": generation, "latent": latent, "total": generation + settings.beta * latent}
 
 
-def posterior(networks: "Networks", images: "Tensor") -> "tuple[Tensor, Tensor]":
-    """Images B C H W to mean and log-variance of their codes, B Z each."""
-    mean, log_variance = networks["encoder"](images).chunk(2, dim=1)
-    return mean, log_variance
-
-
-def reparameterize(mean: "Tensor", log_variance: "Tensor", rng: "Generator") -> "Tensor":
-    """A code drawn as mean + deviation * noise, so that gradients reach both (Kingma & Welling 2013, section 2.4)."""
-    import torch
-
-    noise = torch.randn(mean.shape, generator=rng, device=mean.device, dtype=mean.dtype)
-    return mean + (0.5 * log_variance).exp() * noise
-
-
-def elbo(generation: "Tensor", latent: "Tensor", dimensions: int, beta: float) -> "Tensor":
-    """Evidence lower bound in nats of each image, B: likelihood N(reconstruction, beta / 2) on pixels in 0..1.
-
-    `dimensions` is C H W. Density of continuous pixel values, so it may be positive.
-    """
-    return -generation / beta - 0.5 * dimensions * math.log(math.pi * beta) - latent
-
-
 def likelihood(settings: Settings) -> str:
     """The distribution of an image given its code, in words."""
     return f"Gaussian, variance {settings.beta / 2:g} per pixel in 0..1"
@@ -97,16 +80,11 @@ def likelihood(settings: Settings) -> str:
 def log_likelihood(networks: "Networks", images: "Tensor", codes: "Tensor", settings: Settings) -> "Tensor":
     """log p(image | code) in nats, constants included: images B C H W in 0..1 and codes B Z to B.
 
-    N(reconstruction, beta / 2) for each pixel: a density, so it may be positive. `elbo` is its mean over the codes of
-    an image less the latent loss.
+    N(reconstruction, beta / 2) for each pixel: a density, so it may be positive. The ELBO is its mean over the codes of
+    an image, less the latent loss.
     """
     constant = 0.5 * images[0].numel() * math.log(math.pi * settings.beta)
     return -generation_loss(images, networks["decoder"](codes)) / settings.beta - constant
-
-
-def encode(networks: "Networks", images: "Tensor") -> "Tensor":
-    """Images B C H W to the means of their codes, B Z."""
-    return posterior(networks, images)[0]
 
 
 def fed(networks: "Networks", images: "Tensor", rng: "Generator", settings: Settings) -> "Tensor":

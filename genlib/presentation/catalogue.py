@@ -37,48 +37,135 @@ VERIFIED = {
 
 @dataclass(frozen=True)
 class Metric:
-    """A row of the comparison table. `better` is None where neither end of the scale is the good one."""
+    """A row of a table of numbers. `better` is None where neither end of the scale is the good one."""
 
     label: str
     unit: str
     better: Literal["lower", "higher"] | None
     meaning: str
-    percent: bool = False
+    shown: Literal["number", "per cent", "yes or no"] = "number"
 
 
 METRICS = {
     "fid": Metric(
-        "FID", "", "lower",
-        "distance between samples and real images, in the measuring network's features; real images reach the floor, "
-        "a Gaussian with the training pixels' mean and covariance the ceiling",
+        "FID", "", "lower", "distance between samples and test images, by mean and covariance of the features"
+    ),
+    "fid_best": Metric("FID, best checkpoint", "", "lower", "of the epoch that was best on validation images"),
+    "kid": Metric(
+        "KID", "", "lower", "distance by a kernel of the features, unbiased: around 0 if both are alike, so also below"
+    ),
+    "kid_standard_error": Metric("KID's standard error", "", None, "of one sample set, by leaving out tenths"),
+    "precision": Metric("Precision", "", "higher", "share of samples that lie among test images: fidelity"),
+    "recall": Metric("Recall", "", "higher", "share of test images that lie among samples: variety"),
+    "density": Metric("Density", "", "higher", "how densely test images surround a sample; above 1: in dense places"),
+    "coverage": Metric("Coverage", "", "higher", "share of test images with a sample nearby"),
+    "diversity": Metric("Diversity", "", None, "variance of the samples' features; 1 is that of test images"),
+    "pair_similarity": Metric("Similarity of pairs", "", None, "SSIM of random pairs of samples: low is varied"),
+    "collapse": Metric(
+        "Mode collapse?", "", None, "classes are missing, or less than half the variety of real images", "yes or no"
+    ),
+    "classes_covered": Metric("Classes covered", "", "higher", "classes that the samples show often enough"),
+    "min_class_share": Metric("Rarest class", "%", "higher", "its share of the samples", "per cent"),
+    "class_kl_to_uniform": Metric("Classes from even", "nats", "lower", "KL of the class shares to all equal"),
+    "class_distance": Metric(
+        "Classes from the test's", "%", "lower", "share of samples that would have to change class", "per cent"
     ),
     "attribute_gap": Metric(
         "Attribute gap", "%", "lower",
-        "between the shares of samples and of test images that are judged to have an attribute, mean over attributes",
-        percent=True,
+        "between the shares of samples and of test images judged to have an attribute, mean over attributes",
+        "per cent",
     ),
-    "classes_covered": Metric("Classes covered", "", "higher", "classes that the samples show often enough"),
-    "min_class_share": Metric("Rarest class", "%", "higher", "its share of the samples", percent=True),
-    "class_entropy": Metric("Entropy of classes", "nats", "higher", "of the samples; the most is all classes equal"),
     "confidence": Metric(
-        "Confidence", "%", None, "probability of the class that the measuring network chooses, mean", percent=True
+        "Confidence", "%", None, "probability of the class that the measuring network chooses, mean", "per cent"
+    ),
+    "classifier_score": Metric(
+        "Classifier score", "", "higher", "Inception score by the measuring network: 1 to the number of classes"
+    ),
+    "copied_share": Metric(
+        "Looks copied", "%", None, "samples much nearer to one training image than to any other; 1% is expected",
+        "per cent",
+    ),
+    "nearest_ratio": Metric(
+        "Nearest training image", "", None, "its distance to a sample, in that to a test image: well below 1 is odd"
     ),
     "recon_mse": Metric("Reconstruction error", "", "lower", "mean squared error per pixel (0 to 1), test images"),
     "recon_psnr": Metric("Reconstruction PSNR", "dB", "higher", "the same as a signal-to-noise ratio"),
+    "recon_ssim": Metric("Reconstruction SSIM", "", "higher", "structural similarity to the original; 1 is equal"),
     "pca_mse": Metric("PCA's error", "", None, "of principal components, with as many numbers per image as the code"),
+    "noisy_psnr": Metric("PSNR of noisy images", "dB", None, "before denoising, against the clean image"),
+    "noisy_ssim": Metric("SSIM of noisy images", "", None, "before denoising, against the clean image"),
+    "restored_psnr": Metric("PSNR of restored images", "dB", "higher", "after denoising"),
+    "restored_ssim": Metric("SSIM of restored images", "", "higher", "after denoising"),
+    "restored_mse": Metric("Error of restored images", "", "lower", "mean squared error per pixel after denoising"),
     "kl": Metric("Latent loss", "nats", None, "KL of the codes to the unit Gaussian, test images"),
     "elbo": Metric("ELBO", "nats", "higher", "lower bound on the log-likelihood of a test image"),
-    "noisy_psnr": Metric("PSNR of noisy images", "dB", None, "before denoising, against the clean image"),
-    "restored_psnr": Metric("PSNR of restored images", "dB", "higher", "after denoising"),
-    "restored_mse": Metric("Error of restored images", "", "lower", "mean squared error per pixel after denoising"),
+    "nll": Metric("Neg. log-likelihood", "nats", "lower", "of a test image, by importance sampling; an upper bound"),
+    "nll_standard_error": Metric("Its standard error", "nats", None, "over test images"),
+    "nll_elbo": Metric("Negative ELBO", "nats", "lower", "by the draws of the importance sampling"),
+    "bits_per_dim": Metric("Bits per dimension", "bits", "lower", "the negative log-likelihood for each number"),
+    "active_units": Metric("Active units", "", None, "numbers of the code that say something of the image"),
+    "code_mismatch": Metric(
+        "Codes from the prior", "nats", "lower", "KL of the Gaussian fitted to all codes to that which samples are from"
+    ),
 }  # fmt: skip
-"""Known metrics in the order of showing; shares are shown in per cent."""
+"""Known numbers in the order of showing."""
 
-LIMITS = {
-    "fid": {"floor": "fid_floor", "ceiling": "fid_ceiling"},
-    "attribute_gap": {"floor": "attribute_gap_floor"},
+HELPERS = {"fid_std"}
+"""Numbers of the flat files that belong to others, and get no row."""
+
+LIKELIHOODS = {"elbo", "nll", "nll_elbo", "bits_per_dim"}
+"""Numbers that are of the card's likelihood, and compare under the same one only."""
+
+LIKELIHOOD_FACTS = {"likelihood", "elbo_draws", "importance_samples", "importance_images"}
+"""Keys of the card that decide those numbers and no others."""
+
+
+@dataclass(frozen=True)
+class Fact:
+    """A key of the measuring card in words, and what it says where its value is null."""
+
+    label: str
+    missing: str = "none"
+
+
+CARD = {
+    "features.name": Fact("Measured in the features of"),
+    "features.dimensions": Fact("Dimensions of the features"),
+    "features.sha256": Fact("Weights of that network, sha256"),
+    "split": Fact("Held against the split"),
+    "reference": Fact("Images of that split"),
+    "samples": Fact("Samples in a set"),
+    "sets": Fact("Independent sets of samples"),
+    "checkpoint": Fact("Checkpoint that drew them"),
+    "seed": Fact("Seed of training and samples"),
+    "floor": Fact("Floor"),
+    "ceiling": Fact("Ceiling"),
+    "leading": Fact("Distance to go by"),
+    "images.dataset": Fact("Dataset"),
+    "images.edition": Fact("Edition", "all of it"),
+    "images.image_size": Fact("Image size, pixels a side"),
+    "images.channels": Fact("Channels"),
+    "images.crop": Fact("Crop"),
+    "images.resize": Fact("Resize filter", "none: not resized"),
+    "images.train_sha256": Fact("Training images, sha256"),
+    "images.test_sha256": Fact("Test images, sha256"),
+    "neighbours": Fact("Neighbours (precision, recall, density, coverage)"),
+    "kid_blocks": Fact("Blocks behind KID's standard error"),
+    "pairs": Fact("Pairs of samples compared"),
+    "pair_similarity": Fact("Pairs compared by"),
+    "nearest_images": Fact("Samples whose nearest training images were looked for"),
+    "covered_share": Fact("A class counts as covered from this share on"),
+    "measuring_seed": Fact("Seed of what is drawn for measuring"),
+    "likelihood": Fact("Likelihood of an image given its code"),
+    "elbo_draws": Fact("Draws behind the ELBO, for each image"),
+    "importance_samples": Fact("Importance samples, for each image"),
+    "importance_images": Fact("Test images in the importance-weighted bound"),
+    "protocol": Fact("Version of this way to measure"),
 }
-"""Metrics that are shown together with what real images reach, the floor, and what a Gaussian does, the ceiling."""
+"""The measuring card in the order of showing; other keys are shown under their own names."""
+
+DISTANCES = ("fid", "kid", "diversity")
+"""What the best checkpoint is measured by, beside the last one."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +185,9 @@ FIGURES = {
     "samples.png": Figure("Samples", "Drawn from random codes, not selected.", plain=True),
     "samples_last.png": Figure(
         "Samples, last weights", "The same codes, without the running average of the weights.", plain=True
+    ),
+    "samples_best.png": Figure(
+        "Samples, best checkpoint", "The same codes, by the epoch that was best on validation images.", plain=True
     ),
     "training_points.png": Figure(
         "Four points of training", "The same random codes, decoded after more and more training images."
@@ -149,7 +239,12 @@ FIGURES_OF = {
         "Drawn from random codes, not selected; with the running average of the weights if it is on.",
         plain=True,
     ),
-    ("gan", "curves.png"): Figure("The game", "Losses of both players, and what D makes of real and generated images."),
+    ("gan", "curves.png"): Figure(
+        "The game",
+        "Losses of both players; what D makes of real and generated images, and how often it is right: at 0.5 it only "
+        "guesses. The FID of each epoch's samples against validation images, the best epoch marked; crosses warn of "
+        "mode collapse.",
+    ),
     ("gan", "interpolations.png"): Figure(
         "Interpolations", "From one random code to another, in equal steps.", plain=True
     ),

@@ -8,23 +8,43 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from genlib.errors import GenlibError
-from genlib.presentation import catalogue, text
+from genlib.presentation import catalogue, tables, text
+from genlib.presentation.comparisons import Comparison, read_comparisons
 from genlib.presentation.pictures import Picture, embed
-from genlib.presentation.results import AttributeAccuracy, Card, Evaluation, MeasuredWith, RunResults, read_run, require
+from genlib.presentation.results import (
+    AttributeAccuracy,
+    Card,
+    Evaluation,
+    MeasuringCard,
+    MeasuringNetwork,
+    RunResults,
+    read_run,
+    require,
+)
 from genlib.settings import RunSettings
 
 _DATA = "data.png"
-_NONE = "\u2013"
-_SAID_ELSEWHERE = {"lane", "dataset", "model", "run", "metrics", "class_shares", "attribute_shares"}
-_SAID_ELSEWHERE |= {"attribute_accuracy"}
+_SAID_ELSEWHERE = {"lane", "dataset", "model", "run"}
 
 
 @dataclass(frozen=True)
 class Folders:
-    """Where the stages' outputs lie: runs/<lane> and metrics/<lane>."""
+    """Where things lie: runs/<lane>, metrics/<lane> and, if there are any, comparisons/<lane>."""
 
     runs: Path
     metrics: Path
+    comparisons: Path | None = None
+
+
+@dataclass(frozen=True)
+class Measurements:
+    """How a run was measured, and all that came out. `standard`: what there is in Inception's features, or None."""
+
+    facts: Sequence[tables.FactRow]
+    samples: Sequence[tables.NumberRow]
+    encoding: Sequence[tables.NumberRow]
+    checkpoints: Sequence[tables.CheckpointRow]
+    standard: str | None
 
 
 @dataclass(frozen=True)
@@ -36,32 +56,18 @@ class RunView:
     results: RunResults
     departures: Sequence[str]
     settings: Mapping[str, str]
-    evaluation: Mapping[str, str]
+    measured: Measurements
     figures: Sequence[Picture]
 
 
 @dataclass(frozen=True)
-class MetricRow:
-    """A row of the comparison table; `cells` and `limits` ("floor 1.2, ceiling 90", may be empty) by run.
-
-    `best` holds the indices of the best cells; it is empty where all are equal or neither end of the scale is good.
-    """
-
-    metric: catalogue.Metric
-    cells: Sequence[str]
-    limits: Sequence[str]
-    best: frozenset[int]
-
-
-@dataclass(frozen=True)
 class Side:
-    """One half of a picture beside another."""
+    """One half of a picture beside another; `distance` in words."""
 
     run: str
     kind: str
     picture: Picture
-    fid: str | None
-    limits: str
+    distance: str
 
 
 @dataclass(frozen=True)
@@ -74,19 +80,42 @@ class AttributeRow:
 
 
 @dataclass(frozen=True)
+class Yardstick:
+    """What runs were measured with; `network` is None where it was trained on another dataset."""
+
+    card: MeasuringCard
+    network: MeasuringNetwork | None
+
+
+@dataclass(frozen=True)
 class DatasetView:
-    """A dataset with its runs. `accuracy`: of the measuring network on test images, by attribute; may be empty."""
+    """A dataset with its runs. `accuracy`: of the measuring network on test images, by attribute; may be empty.
+
+    `differing`: what the cards of the runs differ in, in words.
+    """
 
     name: str
     card: Card
     accuracy: Mapping[str, AttributeAccuracy]
     sample: Picture
     runs: Sequence[RunView]
-    rows: Sequence[MetricRow]
+    rows: Sequence[tables.MetricRow]
     attributes: Sequence[AttributeRow]
-    yardsticks: Sequence[MeasuredWith]
+    yardsticks: Sequence[Yardstick]
+    differing: Sequence[str]
     latents: Sequence[Side]
     samples: Sequence[Side]
+
+
+@dataclass(frozen=True)
+class ComparisonView:
+    """A comparison of runs. `differences`: there is more than one group to tell apart."""
+
+    name: str
+    title: str
+    rows: Sequence[tables.SeedsRow]
+    differences: bool
+    over_seeds: bool
 
 
 def build(lane: str, title: str, runs: Mapping[str, RunSettings], folders: Folders) -> str:
@@ -108,7 +137,9 @@ def build(lane: str, title: str, runs: Mapping[str, RunSettings], folders: Folde
         _dataset(name, {run: settings for run, settings in runs.items() if settings.dataset == name}, folders)
         for name in names
     ]
-    return _environment().get_template("index.html.j2").render(lane=lane, title=title, datasets=datasets)
+    comparisons = [_compared(one) for one in read_comparisons(folders.comparisons)] if folders.comparisons else []
+    template = _environment().get_template("index.html.j2")
+    return template.render(lane=lane, title=title, datasets=datasets, comparisons=comparisons)
 
 
 def _environment() -> Environment:
@@ -135,20 +166,22 @@ def _dataset(name: str, runs: Mapping[str, RunSettings], folders: Folders) -> Da
     results = {run: read_run(run, folders.runs / run, folders.metrics / f"{run}.json") for run in runs}
     first = {settings.model: run for run, settings in reversed(list(runs.items()))}
     evaluations = {run: results[run].evaluation for run in runs}
+    networks = [one.measuring_network for one in evaluations.values()]
     shown = next(iter(runs))
     return DatasetView(
         name=name,
         card=evaluations[shown].dataset,
-        accuracy=next((one.attribute_accuracy for one in evaluations.values() if one.attribute_accuracy), {}),
+        accuracy=next((one.attributes for one in networks if one is not None and one.attributes), {}),
         sample=embed(
             require(folders.runs / shown / "real" / _DATA, f"sample@{shown}"),
             catalogue.FIGURES[_DATA],
             f"of the dataset {name}",
         ),
         runs=[_run(run, settings, results[run]) for run, settings in runs.items()],
-        rows=_comparison([results[run].metrics for run in runs]),
+        rows=tables.side_by_side(list(results.values())),
         attributes=_attributes(list(evaluations.values())),
-        yardsticks=list(dict.fromkeys(one.measured_with for one in evaluations.values())),
+        yardsticks=_yardsticks(list(evaluations.values())),
+        differing=tables.labels(tables.differing([one.card for one in evaluations.values()])),
         latents=_beside(first, ("ae", "vae"), results, folders.runs),
         samples=_beside(first, ("vae", "gan"), results, folders.runs),
     )
@@ -163,7 +196,7 @@ def _run(run: str, settings: RunSettings, results: RunResults) -> RunView:
         results=results,
         departures=_departures(settings.model, results.settings, results.evaluation.dataset.image_size),
         settings=_shown(results.settings),
-        evaluation=_shown(results.evaluation.model_dump()),
+        measured=_measured(results),
         figures=[
             embed(results.figures[name], catalogue.figure(name, settings.model), f"of the run {run}")
             for name in known + unknown
@@ -195,11 +228,9 @@ def _beside(
     for model in models:
         run = first[model]
         path = require(runs / run / "figures" / "samples.png", f"sample@{run}")
-        numbers = results[run].metrics
-        fid = _cell(numbers, "fid") if "fid" in numbers else None
         kind = catalogue.MODELS[model]
         picture = embed(path, catalogue.figure(path.name, model), f"of the run {run}, {kind}")
-        sides.append(Side(run, kind, picture, fid, _limits(numbers, "fid")))
+        sides.append(Side(run, kind, picture, tables.distance(results[run])))
     return sides
 
 
@@ -210,43 +241,36 @@ def _attributes(evaluations: Sequence[Evaluation]) -> list[AttributeRow]:
     for name in judged:
         shares = [one.attribute_shares.get(name) for one in evaluations]
         test = next(share.test for share in shares if share is not None)
-        cells = [_NONE if share is None else text.percent(share.samples) for share in shares]
+        cells = [tables.NONE if share is None else text.percent(share.samples) for share in shares]
         rows.append(AttributeRow(name, text.percent(test), cells))
     return rows
 
 
-def _comparison(metrics: Sequence[Mapping[str, float]]) -> list[MetricRow]:
-    present = list(dict.fromkeys(key for values in metrics for key in values))
-    limits = {key for keys in catalogue.LIMITS.values() for key in keys.values()}
-    known = [key for key in catalogue.METRICS if key in present]
-    unknown = [key for key in present if key not in catalogue.METRICS and key not in limits]
-    return [_row(key, metrics) for key in known + unknown]
+def _measured(results: RunResults) -> Measurements:
+    evaluation = results.evaluation
+    found = evaluation.inception
+    return Measurements(
+        facts=tables.card_facts(evaluation),
+        samples=tables.of_samples(evaluation),
+        encoding=tables.of_encoding(evaluation),
+        checkpoints=tables.checkpoints(evaluation.best, evaluation.samples, results.history["epoch"]),
+        standard=tables.standard(found) if found else None,
+    )
 
 
-def _row(key: str, metrics: Sequence[Mapping[str, float]]) -> MetricRow:
-    metric = catalogue.METRICS.get(key, catalogue.Metric(key, "", None, ""))
-    values = {index: numbers[key] for index, numbers in enumerate(metrics) if key in numbers}
-    best: frozenset[int] = frozenset()
-    if metric.better is not None and len(set(values.values())) > 1:
-        target = min(values.values()) if metric.better == "lower" else max(values.values())
-        best = frozenset(index for index, value in values.items() if value == target)
-    cells = [_cell(numbers, key) for numbers in metrics]
-    return MetricRow(metric, cells, [_limits(numbers, key) for numbers in metrics], best)
+def _yardsticks(evaluations: Sequence[Evaluation]) -> list[Yardstick]:
+    """The different ways in which runs were measured, as far as they do not depend on the run."""
+    found: list[Yardstick] = []
+    for one in evaluations:
+        if all(tables.differing([one.card, other.card]) for other in found):
+            found.append(Yardstick(one.card, one.measuring_network))
+    return found
 
 
-def _cell(numbers: Mapping[str, float], key: str) -> str:
-    return _said(key, numbers[key]) if key in numbers else _NONE
-
-
-def _limits(numbers: Mapping[str, float], key: str) -> str:
-    """What the metric `key` lies between, in its own unit: "floor 1.2, ceiling 90"; as far as it was measured."""
-    limits = catalogue.LIMITS.get(key, {}) if key in numbers else {}
-    return ", ".join(f"{word} {_said(key, numbers[limit])}" for word, limit in limits.items() if limit in numbers)
-
-
-def _said(key: str, value: float) -> str:
-    metric = catalogue.METRICS.get(key)
-    return text.percent(value) if metric and metric.percent else text.number(value)
+def _compared(comparison: Comparison) -> ComparisonView:
+    rows = tables.over_seeds(comparison)
+    differences = any(row.difference or row.verdict for row in rows)
+    return ComparisonView(comparison.name, comparison.title, rows, differences, comparison.over_seeds)
 
 
 def _shown(values: Mapping[str, Any]) -> dict[str, str]:

@@ -109,19 +109,78 @@ class Provenance(_Record):
     seconds: float
 
 
-class MeasuredWith(_Record):
-    """What the samples were held against; `reference`, `floor` and `ceiling` say which images, and how many.
+class Measured(_Record):
+    """A number of the samples: mean and standard deviation over sample sets (None: of a single set), and its limits.
 
-    The network's accuracy is None where it was trained on another dataset, its baseline where it tells classes apart.
+    `floor`: what real images get; `ceiling`: a Gaussian of the pixels; `bias`: FID between two sets of real images.
     """
 
-    features: str
-    classifier_test_accuracy: float | None
-    classifier_test_baseline: float | None
+    mean: float
+    std: float | None = None
+    floor: float | None = None
+    ceiling: float | None = None
+    bias: float | None = None
+
+
+class Features(_Record):
+    """The network in whose features samples are compared with images."""
+
+    name: str
+    sha256: str
+    dimensions: int
+
+
+class MeasuringCard(_Record):
+    """What was measured with what: results whose cards differ do not compare; further keys are kept.
+
+    `images`: the dataset as it was prepared. `reference`: images of the split; `samples`: in each of the `sets`.
+    `leading`: the distance to go by. `likelihood` and the importance samples are those of a model with a likelihood.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="allow")
+
+    protocol: int
+    features: Features
+    images: dict[str, Any]
+    split: str
+    reference: int
     samples: int
-    reference: str
+    sets: int
     floor: str
     ceiling: str
+    leading: Literal["fid", "kid"]
+    neighbours: int
+    checkpoint: str
+    seed: int
+    likelihood: str | None = None
+    importance_samples: int | None = None
+    importance_images: int | None = None
+
+
+class BestCheckpoint(_Record):
+    """The epoch whose samples were best during training, and what they get now; `is_last`: it is the last epoch."""
+
+    epoch: int
+    chosen_by: str
+    is_last: bool
+    samples: dict[str, Measured]
+
+
+class NotComputed(_Record):
+    """Why there are no numbers in Inception's features."""
+
+    not_computed: str
+
+
+class StandardFeatures(_Record):
+    """FID and KID of the published samples in the features that the field uses."""
+
+    features: Features
+    samples: int
+    reference: int
+    fid: float
+    kid: float
+    kid_standard_error: float
 
 
 class AttributeShares(_Record):
@@ -138,16 +197,33 @@ class AttributeAccuracy(_Record):
     baseline: float
 
 
+class MeasuringNetwork(_Record):
+    """How often the network that measures is right on test images of its own dataset."""
+
+    accuracy: float
+    baseline: float | None
+    attributes: dict[str, AttributeAccuracy] = {}
+
+
 class Evaluation(_Record):
-    """All that was measured (`evaluation.json`); further keys are kept. `class_shares` adds up to 1, or is empty."""
+    """All that was measured (`evaluation.json`); further keys are kept. `class_shares` adds up to 1, or is empty.
+
+    `encoding`: numbers of a model that encodes. `best`: None where no best checkpoint was kept. `collapse`: what looks
+    like mode collapse. `measuring_network`: None where it was trained on another dataset.
+    """
 
     model_config = ConfigDict(frozen=True, extra="allow")
 
     dataset: Card
-    measured_with: MeasuredWith
+    samples: dict[str, Measured]
+    encoding: dict[str, float] = {}
+    card: MeasuringCard
+    best: BestCheckpoint | None = None
+    collapse: str | None = None
     class_shares: dict[str, float] = {}
     attribute_shares: dict[str, AttributeShares] = {}
-    attribute_accuracy: dict[str, AttributeAccuracy] = {}
+    measuring_network: MeasuringNetwork | None = None
+    inception: NotComputed | StandardFeatures | None = None
 
 
 @dataclass(frozen=True)

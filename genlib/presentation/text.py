@@ -7,6 +7,8 @@ from typing import Any
 
 from genlib.errors import GenlibError
 
+_MOST_DECIMALS = 6
+
 
 def number(value: float) -> str:
     """Whole numbers with thousands separators, others to four significant digits: 55,000, 12.35, 0.0213, 3.1e-05."""
@@ -22,6 +24,26 @@ def number(value: float) -> str:
 def percent(share: float) -> str:
     """A share (0 to 1) in per cent with one decimal, without the sign: 9.8."""
     return f"{100 * share:.1f}"
+
+
+def measured(mean: float, std: float | None) -> str:
+    """A mean with its standard deviation to two digits, and no more of the mean: 217.8 ± 2.5; the mean alone if None.
+
+    Equal values have a deviation of 0: 10 ± 0. A line may break before the sign only.
+    """
+    if std is None:
+        return number(mean)
+    if not (math.isfinite(mean) and std > 0 and math.isfinite(std)):
+        return f"{number(mean)} \u00b1\u00a0{number(std)}"
+    decimals = max(0, 1 - math.floor(math.log10(std)))
+    if decimals > _MOST_DECIMALS:
+        return f"{number(mean)} \u00b1\u00a0{number(std)}"
+    return f"{mean:,.{decimals}f} \u00b1\u00a0{std:,.{decimals}f}"
+
+
+def signed(shown: str) -> str:
+    """A number as text with its sign in front: +1.2."""
+    return shown if shown.startswith("-") else f"+{shown}"
 
 
 def value(item: Any) -> str:
