@@ -15,7 +15,7 @@ from torch.distributions import Bernoulli, Independent, MultivariateNormal, Norm
 from genlib import encoders, objectives, rng
 from genlib.data.arrays import Images
 from genlib.models import Model
-from genlib.objectives import Objective, vae
+from genlib.objectives import Objective
 from genlib.objectives._posterior import reparameterize
 from genlib.settings import ImportanceSettings, RunSettings
 

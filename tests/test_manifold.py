@@ -126,16 +126,16 @@ def test_squares_by_products_are_as_near_as_they_say(scale: float, offset: float
     np.testing.assert_allclose(distances.pair_squares(queries, points, query, point), exact.ravel(), rtol=1e-12)
 
 
-@pytest.mark.parametrize("error", [0.0, 1.0, np.inf])
+@pytest.mark.parametrize("error", [0.0, 1.0, 1e4])
 def test_what_rounding_leaves_open_is_measured_again(error: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Distances too rough by up to the stated error change nothing; with an infinite one, all are measured again."""
+    """Distances too rough by up to the stated error change nothing; with a large one, all are measured again."""
     real, samples = normal(0, 40), np.vstack([normal(1, 33, shift=0.7), normal(0, 40)[:5]])
     expected = by_definition(real, samples, 3)
     original = distances.rough_squares
 
     def rougher(*arguments: Features) -> Iterator[tuple[int, Features, float]]:
         for start, rough, least in original(*arguments):
-            wrong = np.random.default_rng(0).uniform(-1, 1, rough.shape) * min(error, 100.0)
+            wrong = np.random.default_rng(0).uniform(-1, 1, rough.shape) * error
             yield start, rough + wrong, least + error
 
     monkeypatch.setattr(manifold, "rough_squares", rougher)

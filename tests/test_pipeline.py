@@ -58,6 +58,7 @@ def dvc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dvc]:
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore"):
         shutil.copy(ROOT / name, folder / name)
+    (folder / "comparisons").mkdir()  # of no lane
     shrink(folder / "params.yaml")
     environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_", "MLFLOW_"))}
     environment |= {

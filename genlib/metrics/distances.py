@@ -54,7 +54,7 @@ def rough_squares(
 ) -> Iterator[tuple[int, NDArray[np.float64], float]]:
     """Squared distances of `queries` (N D) to all `points` (M D) by products: (first row, R M, error), some rows each.
 
-    Ten times as fast as differences; no value is further than `error` from that of `pair_squares`.
+    Several times as fast as differences; no value is further than `error` from that of `pair_squares`.
     """
     centre = points.mean(axis=0)  # shorter vectors, smaller rounding errors
     others = points - centre
@@ -76,14 +76,6 @@ def rough_squares(
 def nearest_distances(queries: NDArray[Any], points: NDArray[Any], count: int) -> NDArray[np.float64]:
     """Distances of each of `queries` (N D) to the `count` nearest of `points` (M D): N count, rising, 0 for equal rows.
 
-    As `nearest_squares`, which see, and the errors are the same.
-    """
-    return np.sqrt(nearest_squares(queries, points, count))
-
-
-def nearest_squares(queries: NDArray[Any], points: NDArray[Any], count: int) -> NDArray[np.float64]:
-    """Squared distances of each of `queries` (N D) to the `count` nearest of `points` (M D): N count, rising.
-
     Any integer or float type; memory-mapped points are read a block at a time. Products in float32 narrow the points
     down to those that rounding cannot rule out, whose distances are then taken by `pair_squares`: the result is that
     of comparing all in float64, at the speed of float32.
@@ -98,7 +90,7 @@ def nearest_squares(queries: NDArray[Any], points: NDArray[Any], count: int) -> 
     squared = pair_squares(rows, points, query, point)
     order = np.lexsort((squared, query))
     first = np.searchsorted(query[order], np.arange(len(rows)))
-    nearest: NDArray[np.float64] = squared[order][first[:, np.newaxis] + np.arange(count)]
+    nearest: NDArray[np.float64] = np.sqrt(squared[order][first[:, np.newaxis] + np.arange(count)])
     return nearest
 
 

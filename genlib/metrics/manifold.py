@@ -10,7 +10,6 @@ from genlib.errors import GenlibError
 from genlib.metrics.distances import (
     check_same_dimensions,
     feature_rows,
-    nearest_squares,
     pair_squares,
     rough_squares,
 )
@@ -87,8 +86,16 @@ def _rows(features: NDArray[Any], name: str, k: int) -> NDArray[np.float64]:
 
 
 def _squared_radii(rows: NDArray[np.float64], k: int) -> NDArray[np.float64]:
-    """Squared distance of each row to its k-th nearest among the others: the nearest of all is the row itself."""
-    return nearest_squares(rows, rows, k + 1)[:, k]
+    """Squared distance of each row to its k-th nearest among the others."""
+    radii = np.empty(len(rows))
+    for start, rough, error in rough_squares(rows, rows):
+        here = np.arange(len(rough))
+        rough[here, start + here] = np.inf
+        nearest = np.partition(rough, k - 1, axis=1)[:, k - 1 : k]
+        row, other = np.nonzero(rough <= nearest + 2 * error)
+        exact = pair_squares(rows[start : start + len(rough)], rows, row, other)
+        radii[start + here] = exact[np.lexsort((exact, row))][np.searchsorted(row, here) + k - 1]
+    return radii
 
 
 def _sides(
@@ -98,4 +105,5 @@ def _sides(
     inside = rough < radii - error
     unsure = rough <= radii + error
     unsure ^= inside
-    return (inside, *np.nonzero(unsure))
+    row, column = np.nonzero(unsure)
+    return inside, row, column
