@@ -93,6 +93,8 @@ def parse(raw: Mapping[str, Any]) -> Params:
         _refer(params.lanes, "lanes", settings.lane, f"runs.{name}.lane")
         _refer(params.data, "data", settings.dataset, f"runs.{name}.dataset")
         _refer(params.features, "features", settings.features, f"runs.{name}.features")
+    for name in params.evaluate.importance_of:
+        _refer(params.runs, "runs", name, "evaluate.importance_of")
     return params
 
 

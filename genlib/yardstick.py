@@ -24,6 +24,7 @@ from genlib.settings import EvaluateSettings
 Numbers = dict[str, float]
 
 _KID_BLOCKS = 10
+_FEWEST = 100  # test images; of fewer there is no nearest 1 %
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,8 +199,13 @@ def yardstick(
     """Measure the test split of a dataset once, to hold sets of `samples` images against it.
 
     Fewer where a split has fewer: floor and ceiling are of equally many, since FID falls with their number.
-    `card`: that of the dataset.
+    `card`: that of the dataset. Raises GenlibError for fewer than 100 test images.
     """
+    if len(test.images) < _FEWEST:
+        raise GenlibError(
+            f"{card['dataset']}: {len(test.images)} test images, too few to measure with; take {_FEWEST} or more "
+            f"(params.yaml: data.{card['dataset']})"
+        )
     count = min(samples, len(test.images), len(train.images))
     features, judged = network.measure(test.images)
     seed = settings.seed

@@ -137,6 +137,11 @@ def test_settings_are_frozen(raw: dict[str, Any]) -> None:
         ("evaluate/importance", MISSING, ["evaluate.importance: missing", "add it"]),
         ("evaluate/importance/samples", 0, ["evaluate.importance.samples: 0 is refused", "greater than 0"]),
         ("evaluate/importance_of/mnist-vae", {"samples": 9}, ["evaluate.importance_of.mnist-vae.images: missing"]),
+        (
+            "evaluate/importance_of/mnist-vea",
+            {"samples": 9, "images": 7},
+            ["evaluate.importance_of: 'mnist-vea' has no entry under runs, did you mean mnist-vae?"],
+        ),
         ("evaluate/covered_share", 0.0, ["evaluate.covered_share: 0.0 is refused", "greater than 0"]),
         ("evaluate/covered_share", 1.5, ["evaluate.covered_share: 1.5 is refused", "1"]),
         ("evaluate/covered_share", float("nan"), ["evaluate.covered_share: nan is refused", "finite"]),

@@ -339,3 +339,9 @@ def test_device_changes_no_number() -> None:
     images, on = blobs(120, 13).images, torch.device("cuda")
     there = replace(network(), classifier=deepcopy(classifier()).to(on), device=on)
     same(stick(measured_by=there).measure(images), usual().measure(images), tolerance=1e-2)
+
+
+def test_too_few_test_images_are_said_before_the_work() -> None:
+    with pytest.raises(GenlibError, match=r"^toy: 99 test images, too few to measure with; .* data.toy\)$"):
+        stick(test=blobs(99, 1))
+    assert stick(test=blobs(100, 1)).count == 100
