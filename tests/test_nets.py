@@ -168,7 +168,7 @@ def test_describing_changes_nothing(training: bool) -> None:
 
 
 def test_families_are_found() -> None:
-    assert nets.names() == ("dcgan", "deck28")
+    assert nets.names() == ("dcgan", "deck28", "mlp")
     for name in nets.names():
         family = nets.get(name)
         assert all(callable(getattr(family, part)) for part in ("encoder", "decoder", "generator", "discriminator"))

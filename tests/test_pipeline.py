@@ -39,7 +39,7 @@ def shrink(path: Path) -> None:
         raw[model] |= {"width": 2, "epochs": 1, "batch_size": 50, "latent_dim": 5}
     raw["gan"]["discriminator_width"] = 2
     raw["sample"] |= {"images": 110, "grid": 16}
-    raw["evaluate"] |= {"sets": 2, "pairs": 10, "nearest_images": 100}
+    raw["evaluate"] |= {"sets": 2, "pairs": 10, "nearest_images": 100, "importance_of": {}}
     for name in [name for name in raw["runs"] if name not in RUNS]:
         del raw["runs"][name]
     for key in ("epochs", "batch_size", "width", "discriminator_width"):
