@@ -300,7 +300,7 @@ def test_sample(name: str, project: dict[str, str]) -> None:
         "t-vae": learning | {"codes.png", "codes.gif", "manifold.png", "gradient_variance.png"}
         | {"gradient_variance.json"},
         "t-gan": learning | {"samples_last.png", "interpolations.png"},
-        "t-binary": learning | {"gradient_variance.png", "gradient_variance.json"},
+        "t-binary": learning,  # the variance is measured on squared errors, which it does not have
     }[name]  # fmt: skip
     real = {
         "t-ae": learning | {"reconstructions.png", "interpolations.png"},
