@@ -255,7 +255,8 @@ def main(
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Measure all corruptions and print a table in Markdown."""
-    measuring, settings = features.load(network, device.choose()), params.load().evaluate
+    everything = params.load()
+    measuring, settings = features.load(network, device.choose(everything.threads)), everything.evaluate
     material = Material.of(*(open_split(data, split) for split in ("train", "val", "test")))
     stick = make_stick(material, open_card(data), measuring, settings, samples)
     measured = measure(material, stick)

@@ -1,6 +1,6 @@
 """What measuring a trained model costs: seconds, seconds of CPU, memory.
 
-    python -m benchmarks.evaluation mnist-gan [--lane presentation] [--threads 2] [--out evaluation.json]
+    python -m benchmarks.evaluation mnist-gan [--lane presentation] [--out evaluation.json]
 
 The stage evaluate runs in a process of its own, without tracking, and writes into a temporary folder; the run has to be
 trained and its samples drawn. CPU seconds are those of all threads, so they mean something on a busy machine, too. A
@@ -30,15 +30,13 @@ from stages.command import run
 def main(
     name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml that is trained and sampled.")],
     lane: Annotated[str | None, typer.Option(help="Folder of runs that it is in; without it, the run's own.")] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of torch; without it, all CPUs.")] = None,
     out: Annotated[Path | None, typer.Option(help="JSON file to write.")] = None,
 ) -> None:
     """Evaluate a run once and print what it cost."""
-    settings = params.load().run(name)
+    loaded = params.load()
+    settings = loaded.run(name)
     run_folder = Path("runs") / (lane or settings.lane) / name
     environment = os.environ | {"GENLIB_TRACKING": "off"}
-    if threads is not None:
-        environment |= {"GENLIB_THREADS": str(threads), "OMP_NUM_THREADS": str(threads)}
     with tempfile.TemporaryDirectory() as folder:
         everything = Path(folder) / "evaluation.json"
         words = [
@@ -59,7 +57,7 @@ def main(
         "samples": card["samples"],
         "sets": card["sets"],
         "reference": card["reference"],
-        "threads": threads,
+        "threads": loaded.threads,
         "machine": f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}",
         "seconds": wall,
         "cpu_seconds": cpu,
@@ -86,7 +84,7 @@ def _peak_bytes() -> int:
 
 def _print(results: Mapping[str, Any]) -> None:
     of = f"{results['sets']} sets of {results['samples']:,} samples against {results['reference']:,}"
-    print(f"{results['run']}: {of}; {results['threads'] or 'all'} threads, {results['machine']}")
+    print(f"{results['run']}: {of}; {results['threads']} threads, {results['machine']}")
     print(f"{'seconds':>10}{'CPU':>8}{'peak GiB':>10}{'samples/s':>11}{'/s of CPU':>11}")
     print(
         f"{results['seconds']:10.1f}{results['cpu_seconds']:8.1f}{results['peak_gib']:10.2f}"

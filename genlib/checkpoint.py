@@ -1,29 +1,56 @@
-"""The state of a training, kept after each epoch outside DVC's outputs, so that a stopped run goes on."""
+"""The state of a training, kept after each epoch outside DVC's outputs, so that a stopped run goes on.
+
+A state is a safetensors file: tensors by name, everything else as JSON in its metadata. Nothing in it is executed, and
+what is not of the shape and type that the training expects is refused.
+"""
 
 import importlib
 import json
 import sys
+from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from pickle import UnpicklingError
 from shutil import rmtree
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from filelock import FileLock, Timeout
+from pydantic import Field, NonNegativeFloat, PositiveInt
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as save_tensors
+from torch import Tensor
 
+from genlib.claims import claimed
+from genlib.device import processor
 from genlib.errors import GenlibError
-from genlib.files import digest, staged_file, write_bytes
-from genlib.settings import ProgressSettings, RunSettings
+from genlib.files import digest, write_bytes
+from genlib.settings import Frozen, ProgressSettings, RunSettings
 
 if TYPE_CHECKING:
     from genlib.training import Training
 
 _KEPT = 2
+_FRAMES_BYTES = 4 << 30  # the most that pictures of the progress may take
+
+_Rows = list[dict[str, Annotated[float, Field(allow_inf_nan=False)] | int]]
+
+
+class _Metadata(Frozen):
+    """What a state holds besides tensors.
+
+    `groups`: of each optimizer, the numbers of its parameter groups that training may have changed.
+    """
+
+    fingerprint: str
+    epoch: PositiveInt
+    best_epoch: PositiveInt | None
+    groups: dict[str, list[dict[str, float]]]
+    history: _Rows
+    steps: _Rows
+    seconds: NonNegativeFloat
 
 
 class Keeper:
-    """Keeps the last two states of one run in `<work>/<fingerprint>/`, under a lock.
+    """Keeps the last two states of one run in `<work>/<fingerprint>/`; nobody else may train the run meanwhile.
 
     `identity` is all that decides the result: settings, seed, data, code, versions. A state of another identity lives
     in another folder and is never mixed in.
@@ -33,88 +60,163 @@ class Keeper:
         self.fingerprint = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.folder = work / self.fingerprint[:16]
         self._work = work
-        self._lock = FileLock(work / "lock")
+        self._claim = claimed(work, "training this run")
 
     def __enter__(self) -> "Keeper":
-        self._work.mkdir(parents=True, exist_ok=True)
-        try:
-            self._lock.acquire(timeout=0)
-        except Timeout as error:
-            raise GenlibError(
-                f"{self._lock.lock_file}: another process is training this run; wait for it or stop it, then run again"
-            ) from error
+        self._claim.__enter__()
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._lock.release()
+        self._claim.__exit__(None, None, None)
 
     def keep(self, training: "Training") -> None:
         """Write the state after an epoch; the one before it stays as a fallback."""
-        state = {
-            "fingerprint": self.fingerprint,
-            "epoch": training.epoch,
-            "networks": {name: network.state_dict() for name, network in training.networks.items()},
-            "averaged": None if training.averaged is None else training.averaged.state_dict(),
-            "best": training.best,
-            "best_epoch": training.best_epoch,
-            "optimizers": {name: optimizer.state_dict() for name, optimizer in training.optimizers.items()},
-            "history": training.history,
-            "steps": training.steps,
-            "frames": training.frames,
-            "seconds": training.seconds,
-        }
-        path = self.folder / f"epoch-{training.epoch:05d}.pt"
-        with staged_file(path) as partial:
-            torch.save(state, partial)
-        # torch does not notice a damaged tensor; without its digest a state does not count.
-        write_bytes(_digest_of(path), digest(path).encode())
+        metadata = _Metadata(
+            fingerprint=self.fingerprint,
+            epoch=training.epoch,
+            best_epoch=training.best_epoch,
+            groups={player: _numbers(optimizer) for player, optimizer in training.optimizers.items()},
+            history=training.history,
+            steps=training.steps,
+            seconds=training.seconds,
+        )
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(training).items()}
+        content = save_tensors(tensors, metadata={"genlib": metadata.model_dump_json()})
+        path = self.folder / f"epoch-{training.epoch:05d}.safetensors"
+        # The format does not notice a damaged tensor; without its digest a state does not count.
+        write_bytes(path, content)
+        write_bytes(_digest_of(path), sha256(content).hexdigest().encode())
         for old in self._states()[:-_KEPT]:
             old.unlink()
             _digest_of(old).unlink(missing_ok=True)
 
     def restore(self, training: "Training") -> None:
-        """Put `training` at the newest state that can be read, or leave it at its start; what is corrupt is said."""
+        """Put `training` at the newest state that can be read, or leave it at its start; what is not used is said."""
         for path in reversed(self._states()):
-            state = self._load(path)
-            if state is None:
-                print(f"warning: {path} is damaged and set aside; trying the state before it", file=sys.stderr)
-                path.rename(path.with_suffix(".damaged"))
-                continue
-            for name, network in training.networks.items():
-                network.load_state_dict(state["networks"][name])
-            if training.averaged is not None:
-                training.averaged.load_state_dict(state["averaged"])
-            for name, optimizer in training.optimizers.items():
-                optimizer.load_state_dict(state["optimizers"][name])
-            training.epoch, training.frames = state["epoch"], state["frames"]
-            training.history, training.steps = state["history"], state["steps"]
-            training.seconds = state["seconds"]
-            training.best, training.best_epoch = state["best"], state["best_epoch"]
-            return
+            if (fault := self._restore(training, path)) is None:
+                return
+            print(f"warning: {path} is damaged ({fault}) and set aside; trying the state before it", file=sys.stderr)
+            path.replace(path.with_suffix(".damaged"))
+        if others := [
+            folder for folder in self._work.glob("*/") if folder != self.folder and any(folder.glob("epoch-*"))
+        ]:
+            print(
+                f"{self._work}: a stopped training with other params, data, code, versions or machine is not gone on "
+                f"with; delete {', '.join(folder.name for folder in sorted(others))} there to free the space",
+                file=sys.stderr,
+            )
 
     def note(self, text: str | None = None) -> str | None:
         """A short text kept beside the states (which MLflow run the training is): set it, or ask for it."""
         path = self.folder / "note"
         if text is not None:
-            with staged_file(path) as partial:
-                partial.write_text(text)
+            write_bytes(path, text.encode())
         return path.read_text() if path.exists() else None
 
     def discard(self) -> None:
         """Remove the states of this run: it is done."""
         rmtree(self.folder, ignore_errors=True)
 
-    def _load(self, path: Path) -> dict[str, Any] | None:
+    def _restore(self, training: "Training", path: Path) -> str | None:
+        """Put `training` at a state; or what is wrong with it, and then nothing has changed."""
         try:
-            if _digest_of(path).read_text() != digest(path):
-                return None
-            state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-        except (RuntimeError, UnpicklingError, EOFError, OSError, ValueError, LookupError):
-            return None
-        return state if isinstance(state, dict) and state.get("fingerprint") == self.fingerprint else None
+            most = _FRAMES_BYTES + 8 * sum(tensor.nbytes for tensor in _tensors(training).values())
+            if path.stat().st_size > most:
+                raise ValueError(f"it has {path.stat().st_size} bytes, more than a state of this training can have")
+            if _digest_of(path).read_bytes() != digest(path).encode():
+                raise ValueError("its checksum differs")
+            with safe_open(path, framework="pt") as file:
+                metadata = _Metadata.model_validate_json((file.metadata() or {})["genlib"])
+                if metadata.fingerprint != self.fingerprint:
+                    raise ValueError("it is of another training")
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
+            _check(training, metadata, tensors)
+        except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
+            return " ".join(str(error).split())[:200] or type(error).__name__
+        _put(training, metadata, tensors)
+        return None
 
     def _states(self) -> list[Path]:
-        return sorted(self.folder.glob("epoch-*.pt"))
+        return sorted(self.folder.glob("epoch-*.safetensors"))
+
+
+def _tensors(training: "Training") -> dict[str, Tensor]:
+    """Every tensor of a training by name: weights, moments of the optimizers, pictures of the progress."""
+    parts = {f"networks.{name}": network.state_dict() for name, network in training.networks.items()}
+    parts["averaged"] = {} if training.averaged is None else training.averaged.state_dict()
+    parts["best"] = training.best or {}
+    for player, optimizer in training.optimizers.items():
+        for index, moments in optimizer.state_dict()["state"].items():
+            parts[f"optimizers.{player}.{index}"] = moments
+    for kind, frames in training.frames.items():
+        parts[f"frames.{kind}"] = {f"{index:05d}": frame for index, frame in enumerate(frames)}
+    return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
+
+
+def _numbers(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
+    """The learning rate of each parameter group: what a schedule moves. The rest is as the settings say."""
+    return [{"lr": float(group["lr"])} for group in optimizer.param_groups]
+
+
+def _check(training: "Training", metadata: _Metadata, tensors: Mapping[str, Tensor]) -> None:
+    """ValueError or LookupError if the state is not one that this training can have been in."""
+    for part, like in _expected(training).items():
+        _alike(part, _part(tensors, part), like)
+    if best := _part(tensors, "best."):
+        _alike("best.", best, training.networks[training.objective.DRAWS].state_dict())
+    if bool(best) != (metadata.best_epoch is not None):
+        raise ValueError(f"best_epoch is {metadata.best_epoch}, which does not go with its tensors")
+    for player, optimizer in training.optimizers.items():
+        if len(metadata.groups[player]) != len(optimizer.param_groups):
+            raise ValueError(f"it has {len(metadata.groups[player])} parameter groups of {player}")
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        for index, weight in enumerate(weights):
+            moments = dict(_part(tensors, f"optimizers.{player}.{index}."))
+            step = moments.pop("step")
+            if step.shape or not moments or any(moment.shape != weight.shape for moment in moments.values()):
+                raise ValueError(f"optimizers.{player}.{index} does not go with its weight")
+    if metadata.epoch > training.settings.epochs or len(metadata.history) != metadata.epoch:
+        raise ValueError(f"epoch {metadata.epoch} with {len(metadata.history)} rows of history")
+
+
+def _expected(training: "Training") -> dict[str, Mapping[str, Tensor]]:
+    expected: dict[str, Mapping[str, Tensor]] = {
+        f"networks.{name}.": network.state_dict() for name, network in training.networks.items()
+    }
+    return expected | {"averaged.": {} if training.averaged is None else training.averaged.state_dict()}
+
+
+def _alike(part: str, found: Mapping[str, Tensor], like: Mapping[str, Tensor]) -> None:
+    if found.keys() != like.keys():
+        raise ValueError(f"{part}* is not what the network has: {', '.join(sorted(found.keys() ^ like.keys()))}")
+    for name, tensor in like.items():
+        if found[name].shape != tensor.shape or found[name].dtype != tensor.dtype:
+            raise ValueError(f"{part}{name} is {found[name].dtype} {tuple(found[name].shape)}")
+
+
+def _put(training: "Training", metadata: _Metadata, tensors: Mapping[str, Tensor]) -> None:
+    for name, network in training.networks.items():
+        network.load_state_dict(_part(tensors, f"networks.{name}."))
+    if training.averaged is not None:
+        training.averaged.load_state_dict(_part(tensors, "averaged."))
+    for player, optimizer in training.optimizers.items():
+        state = optimizer.state_dict()
+        for group, numbers in zip(state["param_groups"], metadata.groups[player], strict=True):
+            group |= numbers
+        indices = [index for group in state["param_groups"] for index in group["params"]]
+        state["state"] = {index: _part(tensors, f"optimizers.{player}.{index}.") for index in indices}
+        optimizer.load_state_dict(state)
+    kinds = sorted({name.split(".")[1] for name in tensors if name.startswith("frames.")})
+    training.frames = {
+        kind: [frame for _, frame in sorted(_part(tensors, f"frames.{kind}.").items())] for kind in kinds
+    }
+    training.epoch, training.seconds = metadata.epoch, metadata.seconds
+    training.history, training.steps = metadata.history, metadata.steps
+    training.best, training.best_epoch = _part(tensors, "best.") or None, metadata.best_epoch
+
+
+def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
 
 
 def _digest_of(path: Path) -> Path:
@@ -124,12 +226,13 @@ def _digest_of(path: Path) -> Path:
 def identity(
     settings: RunSettings,
     seed: int,
+    threads: int,
     progress: ProgressSettings,
     data: dict[str, str],
     device: torch.device,
     network: str | None = None,
 ) -> dict[str, Any]:
-    """All that decides what a training gives: settings, seed, data, the code that computes it, versions.
+    """All that decides what a training gives: settings, seed, data, the code that computes it, versions, machine.
 
     `network`: sha256 of the measuring network that judges samples; None for models that are not judged.
     """
@@ -140,12 +243,13 @@ def identity(
     return {
         "settings": settings.model_dump(),
         "seed": seed,
+        "threads": threads,
         "progress": progress.model_dump(),
         "data": data,
         "network": network,
         "code": {name: _source_digest(f"genlib.{name}") for name in modules},
         "torch": torch.__version__,
-        "device": device.type,
+        "processor": processor(device),
     }
 
 

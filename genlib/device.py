@@ -1,4 +1,4 @@
-"""The machine's side of a computation: device, threads, precision. None of it is a param."""
+"""The machine's side of a computation: device, threads, precision, and what it is called in provenance."""
 
 import os
 import platform
@@ -8,24 +8,27 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import scipy.linalg  # noqa: F401  (loads its own BLAS, whose threads are limited below)
 import torch
+from threadpoolctl import threadpool_limits
 
 from genlib.errors import GenlibError
 
+_IDENTITY = {"": "vendor_id", "family ": "cpu family", "model ": "model"}  # words before entries of /proc/cpuinfo
 
-def choose() -> torch.device:
+
+def choose(threads: int) -> torch.device:
     """The device named by GENLIB_DEVICE (auto, cpu, cuda, cuda:N); auto is CUDA where there is one.
 
-    Also fixes what results must not depend on: deterministic algorithms, and GENLIB_THREADS threads on the CPU.
+    Also fixes what results would depend on otherwise: algorithms are deterministic, and torch and the BLAS of numpy and
+    scipy use `threads` threads on the CPU, however many cores there are and whatever OMP_NUM_THREADS says: a sum is
+    split among threads, so that their number decides how it is rounded.
     """
     # cuBLAS reads it when it starts; without it, it may pick a different sum order from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True)
-    threads = os.environ.get("GENLIB_THREADS")
-    if threads is not None:
-        if not threads.isdecimal() or int(threads) < 1:
-            raise GenlibError(f"GENLIB_THREADS={threads!r} is not a whole number above 0; set one or unset it")
-        torch.set_num_threads(int(threads))
+    torch.set_num_threads(threads)
+    threadpool_limits(threads, user_api="blas")
     wish = os.environ.get("GENLIB_DEVICE", "auto")
     if wish == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -58,25 +61,37 @@ def provenance(device: torch.device, seconds: float) -> dict[str, Any]:
         "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": _hardware(device),
+        "processor": processor(device),
         "device": device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
+        "cuda": torch.version.cuda if device.type == "cuda" else None,
         "python": platform.python_version(),
         "seconds": round(seconds, 1),
     }
+
+
+def processor(device: torch.device) -> str:
+    """What decides how sums are rounded: a GPU's name, or a CPU's vendor, family, model and vector instructions."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    entries = _cpu()
+    known = [f"{word}{entries[key]}" for word, key in _IDENTITY.items() if key in entries]
+    return f"{' '.join(known) or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
 
 
 def _hardware(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     cores = f"{len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} CPU cores"
+    return f"{cores}, {_cpu().get('model name', platform.machine())}"
+
+
+def _cpu() -> dict[str, str]:
+    """What Linux says of the first CPU; empty elsewhere."""
     info = Path("/proc/cpuinfo")
-    names = (
-        [line.split(":", 1)[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
-        if info.exists()
-        else []
-    )
-    return f"{cores}, {names[0] if names else platform.machine()}"
+    lines = info.read_text().split("\n\n")[0].splitlines() if info.exists() else []
+    return {key.strip(): value.strip() for key, _, value in (line.partition(":") for line in lines)}
 
 
 def _git(*arguments: str) -> str | None:

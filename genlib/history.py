@@ -1,9 +1,8 @@
-"""What a training leaves beside its model: settings, architecture, history, pictures of the progress, provenance."""
+"""What a training leaves beside its model: settings, architecture, history, pictures of the progress."""
 
 import csv
 import io
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors.torch import save as save_tensors
@@ -13,9 +12,9 @@ from genlib.nets.describe import describe
 from genlib.training import Row, Training
 
 
-def write(folder: Path, training: Training, shape: tuple[int, int, int], provenance: dict[str, Any]) -> None:
+def write(folder: Path, training: Training, shape: tuple[int, int, int]) -> None:
     """Write the folder whole: settings.json, architecture.json, history.csv (a row an epoch), steps.csv,
-    progress.safetensors (`images_seen` F, `samples` uint8 F N C H W, `codes` F M 2 if recorded), provenance.json.
+    progress.safetensors (`images_seen` F, `samples` uint8 F N C H W, `codes` F M 2 if recorded).
     """
     inputs = dict.fromkeys(training.networks, shape) | {training.objective.DRAWS: (training.settings.latent_dim,)}
     with staged_folder(folder) as new:
@@ -26,7 +25,6 @@ def write(folder: Path, training: Training, shape: tuple[int, int, int], provena
         # Images of networks that keep channels last are in that order too, which safetensors does not store.
         frames = {name: torch.stack(frames).contiguous() for name, frames in training.frames.items()}
         (new / "progress.safetensors").write_bytes(save_tensors(frames))
-        write_json(new / "provenance.json", provenance)
 
 
 def _csv(rows: list[Row]) -> str:

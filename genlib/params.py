@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
+from ruamel.yaml.nodes import CollectionNode, MappingNode
 
 from genlib import objectives
 from genlib.errors import GenlibError
 from genlib.nets import names as net_names
 from genlib.settings import (
+    MOST,
     DatasetSettings,
     EvaluateSettings,
     FeatureSettings,
@@ -25,8 +27,17 @@ from genlib.settings import (
     dataset_settings,
 )
 
-_SECTIONS = {"seed", "data", "features", "progress", "sample", "evaluate", "lanes", "runs"}
+FILE_BYTES = 64 << 10
+"""The largest params.yaml; the committed one has 8 kB, and a run takes about 200 bytes."""
+
+NODES = 100_000
+"""The most keys, values, lists and mappings that a params.yaml may have, those that aliases repeat counted each time."""
+
+_SCALAR_CHARACTERS = 1000
+_SHOWN_CHARACTERS = 200
+_SECTIONS = {"seed", "threads", "data", "features", "progress", "sample", "evaluate", "lanes", "runs"}
 _NAME = TypeAdapter(Name)
+_MOST_THREADS = 1024
 _Settings = TypeVar("_Settings", bound=BaseModel)
 
 
@@ -35,6 +46,7 @@ class Params:
     """All of params.yaml, checked, including what one part says of another."""
 
     seed: int
+    threads: int
     data: Mapping[str, DatasetSettings]
     features: Mapping[str, FeatureSettings]
     progress: ProgressSettings
@@ -71,14 +83,24 @@ def parse(raw: Mapping[str, Any]) -> Params:
     known = _SECTIONS | set(objectives.names())
     for key in raw:
         if key not in known:
-            raise GenlibError(f"params.yaml: {key}: unknown section{_hint(str(key), known)}; remove or rename it")
+            raise GenlibError(
+                f"params.yaml: {_printable(str(key))}: unknown section{_hint(str(key), known)}; remove or rename it"
+            )
     for key in sorted(_SECTIONS - raw.keys()):
         raise GenlibError(f"params.yaml: {key}: missing; add it (git show HEAD:params.yaml has one)")
     seed = raw["seed"]
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise GenlibError(f"params.yaml: seed: {seed!r} is not a whole number of 0 or more; set one, such as 0")
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed <= MOST:
+        raise GenlibError(
+            f"params.yaml: seed: {_shown(seed)} is not a whole number of 0 or more (at most {MOST}); set one, such as 0"
+        )
+    threads = raw["threads"]
+    if not isinstance(threads, int) or isinstance(threads, bool) or not 1 <= threads <= _MOST_THREADS:
+        raise GenlibError(
+            f"params.yaml: threads: {_shown(threads)} is not a whole number from 1 to {_MOST_THREADS}; set 1"
+        )
     params = Params(
         seed=seed,
+        threads=threads,
         data={name: _dataset(entry, f"data.{name}") for name, entry in _named(raw, "data").items()},
         features=_each(FeatureSettings, raw, "features"),
         progress=_check(ProgressSettings, raw["progress"], "progress"),
@@ -100,14 +122,41 @@ def parse(raw: Mapping[str, Any]) -> Params:
 
 def _read(path: Path) -> Mapping[str, Any]:
     try:
-        raw = YAML(typ="safe").load(path)
+        with path.open("rb") as file:
+            text = file.read(FILE_BYTES + 1)
+        if len(text) > FILE_BYTES:
+            raise ValueError(f"more than {FILE_BYTES >> 10} KiB")
+        root = YAML(typ="safe").compose(text)
+        if _size(root, {}) > NODES:
+            raise ValueError(f"aliases (*name) expand it to more than {NODES} entries")
+        raw = YAML(typ="safe").load(text)
     except FileNotFoundError as error:
         raise GenlibError(f"{path}: no such file; run this from the folder that holds params.yaml") from error
     except OSError as error:
         raise GenlibError(f"{path}: cannot be read ({error.strerror}); mend that and run again") from error
     except (YAMLError, ValueError, LookupError, RecursionError) as error:  # the last three: odd scalars, deep nesting
-        raise GenlibError(f"{path}: not valid YAML: {' '.join(str(error).split())}; mend that line") from error
+        reason = _printable(" ".join(str(error).split()))
+        raise GenlibError(f"{path}: not valid YAML: {reason}; mend that line") from error
     return _mapping(raw, str(path))
+
+
+def _size(node: Any, known: dict[int, int]) -> int:
+    """How many nodes a document has once its aliases are expanded; ValueError if it has a part that nobody needs.
+
+    `known`: the size of each node that was met before. 0 is one that is not finished: an alias to what it is part of.
+    """
+    if id(node) in known:
+        if known[id(node)] == 0:
+            raise ValueError("an alias (*name) stands for what it is part of")
+        return known[id(node)]
+    if not isinstance(node, CollectionNode):
+        if node is not None and len(node.value) > _SCALAR_CHARACTERS:
+            raise ValueError(f"a value or key of more than {_SCALAR_CHARACTERS} characters")
+        return 1
+    known[id(node)] = 0
+    parts = [part for pair in node.value for part in pair] if isinstance(node, MappingNode) else node.value
+    known[id(node)] = 1 + sum(_size(part, known) for part in parts)
+    return known[id(node)]
 
 
 def _run(raw: Mapping[str, Any], name: str, line: Any) -> RunSettings:
@@ -115,9 +164,9 @@ def _run(raw: Mapping[str, Any], name: str, line: Any) -> RunSettings:
     own = _mapping(line, where)
     model = own.get("model")
     if model not in objectives.names():
-        raise GenlibError(f"params.yaml: {where}.model: {model!r} is not one of {', '.join(objectives.names())}")
+        raise GenlibError(f"params.yaml: {where}.model: {_shown(model)} is not one of {', '.join(objectives.names())}")
     if own.get("net") not in net_names():
-        raise GenlibError(f"params.yaml: {where}.net: {own.get('net')!r} is not one of {', '.join(net_names())}")
+        raise GenlibError(f"params.yaml: {where}.net: {_shown(own.get('net'))} is not one of {', '.join(net_names())}")
     shared = _mapping(raw.get(model, {}), model)
     origin = dict.fromkeys(shared, model) | dict.fromkeys(own, where)
     return _check(objectives.get(model).Settings, {**shared, **own}, where, origin)
@@ -146,7 +195,7 @@ def _named(raw: Mapping[str, Any], section: str) -> Mapping[str, Any]:
             _NAME.validate_python(name)
         except ValidationError as error:
             raise GenlibError(
-                f"params.yaml: {section}: {name!r} is no name; use a-z, 0-9, - and _, up to 64, a letter or digit first"
+                f"params.yaml: {section}: {_shown(name)} is no name; use a-z, 0-9, - and _, up to 64, a letter or digit first"
             ) from error
     return entries
 
@@ -164,17 +213,17 @@ def _check(kind: type[_Settings], raw: Any, where: str, origin: Mapping[str, str
         rest = f" (and {len(more)} more)" if more else ""
         if first["type"] == "extra_forbidden":
             hint = _hint(keys[-1], set(kind.model_fields))
-            message = f"params.yaml: {place}: unknown key (value {first['input']!r}){hint}; remove or rename it"
+            message = f"params.yaml: {place}: unknown key (value {_shown(first['input'])}){hint}; remove or rename it"
         elif first["type"] == "missing":
             message = f"params.yaml: {place}: missing; add it"
         else:
-            message = f"params.yaml: {place}: {first['input']!r} is refused: {first['msg']}; change it"
-        raise GenlibError(message + rest) from error
+            message = f"params.yaml: {place}: {_shown(first['input'])} is refused: {first['msg']}; change it"
+        raise GenlibError(_printable(message) + rest) from error
 
 
 def _mapping(value: Any, where: str) -> Mapping[str, Any]:
     if not isinstance(value, Mapping):
-        raise GenlibError(f"params.yaml: {where}: {value!r} is not a mapping; write it as 'key: value' lines")
+        raise GenlibError(f"params.yaml: {where}: {_shown(value)} is not a mapping; write it as 'key: value' lines")
     return value
 
 
@@ -193,6 +242,17 @@ def _refer(entries: Mapping[str, Any], section: str, name: str, place: str) -> N
             f"params.yaml: {place}: {name!r} has no entry under {section}{_hint(name, set(entries))}; "
             f"there are {', '.join(entries) or 'none'}"
         )
+
+
+def _shown(value: Any) -> str:
+    """A value as an error shows it: escaped and short."""
+    text = repr(value)
+    return text if len(text) <= _SHOWN_CHARACTERS else text[:_SHOWN_CHARACTERS] + "..."
+
+
+def _printable(text: str) -> str:
+    """Text of a library, which quotes keys and values as they are, with its control characters escaped."""
+    return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
 
 
 def _hint(name: str, known: set[str]) -> str:

@@ -2,8 +2,13 @@
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, PositiveFloat, PositiveInt
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 
+MOST = 2**63 - 1
+"""The largest whole number that a setting may be, where no smaller one is stated."""
+
+Count = Annotated[int, Field(gt=0, le=MOST)]
+Seed = Annotated[int, Field(ge=0, le=MOST)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -24,8 +29,8 @@ class DigitsSource(Frozen):
     """Digits drawn by genlib (`genlib.data.kinds.digits`), in MNIST's format."""
 
     kind: Literal["digits"]
-    train_images: PositiveInt
-    test_images: PositiveInt
+    train_images: Count
+    test_images: Count
 
 
 class LfwSource(Frozen):
@@ -44,9 +49,9 @@ class FacesSource(Frozen):
     """Faces drawn by genlib (`genlib.data.kinds.faces`), in CelebA's format."""
 
     kind: Literal["faces"]
-    train_images: PositiveInt
-    validation_images: PositiveInt
-    test_images: PositiveInt
+    train_images: Count
+    validation_images: Count
+    test_images: Count
 
 
 Source = Annotated[
@@ -65,7 +70,7 @@ class DatasetSettings(Frozen):
 class IdxSettings(DatasetSettings):
     """MNIST's format; the last `validation_images` training images are held out."""
 
-    validation_images: PositiveInt
+    validation_images: Count
 
 
 class LfwSettings(DatasetSettings):
@@ -74,8 +79,8 @@ class LfwSettings(DatasetSettings):
     Whole people of the training list are held out until they have at least `validation_images` images.
     """
 
-    crop: PositiveInt
-    validation_images: PositiveInt
+    crop: Count
+    validation_images: Count
 
 
 class CelebaSettings(DatasetSettings):
@@ -85,7 +90,7 @@ class CelebaSettings(DatasetSettings):
     """
 
     crop: Annotated[int, Field(ge=1, le=178)]
-    limit: PositiveInt | None
+    limit: Count | None
 
 
 def dataset_settings(kind: str) -> type[DatasetSettings]:
@@ -109,12 +114,12 @@ class FeatureSettings(Frozen):
     images are moved by up to so many pixels; `flip`: and mirrored left to right at random.
     """
 
-    seed: NonNegativeInt
+    seed: Seed
     net: Literal["plain", "residual"]
-    epochs: PositiveInt
-    batch_size: PositiveInt
+    epochs: Count
+    batch_size: Count
     lr: PositiveFloat
-    width: PositiveInt
+    width: Count
     shift: Annotated[int, Field(ge=0, le=8)]
     flip: bool
 
@@ -124,8 +129,8 @@ class ProgressSettings(Frozen):
 
     frames: Annotated[int, Field(ge=2, le=1000)]
     images: Annotated[int, Field(ge=1, le=256)]
-    codes: PositiveInt
-    rows_per_epoch: PositiveInt
+    codes: Count
+    rows_per_epoch: Count
     judged: Annotated[int, Field(ge=2)]
 
 
@@ -140,7 +145,7 @@ class SampleSettings(Frozen):
     interpolations: Annotated[int, Field(ge=1, le=64)]
     manifold: Annotated[int, Field(ge=2, le=64)]
     gradient_draws: Annotated[int, Field(ge=2)]
-    gradient_images: PositiveInt
+    gradient_images: Count
     neighbours: Annotated[int, Field(ge=1, le=16)]
     attributes: Annotated[tuple[str, ...], Field(strict=False)]
 
@@ -148,8 +153,8 @@ class SampleSettings(Frozen):
 class ImportanceSettings(Frozen):
     """The importance-weighted bound: `samples` draws for each of `images` test images, chosen at random."""
 
-    samples: PositiveInt
-    images: PositiveInt
+    samples: Count
+    images: Count
 
 
 class EvaluateSettings(Frozen):
@@ -161,10 +166,10 @@ class EvaluateSettings(Frozen):
     `features`: inception measures the samples in the field's standard features as well.
     """
 
-    seed: NonNegativeInt
+    seed: Seed
     sets: Annotated[int, Field(ge=1, le=100)]
     neighbours: Annotated[int, Field(ge=1, le=100)]
-    pairs: PositiveInt
+    pairs: Count
     nearest_images: Annotated[int, Field(ge=100)]
     covered_share: Annotated[float, Field(gt=0, le=1)]
     importance: ImportanceSettings
@@ -197,7 +202,7 @@ class RunSettings(Frozen):
     net: Name
     latent_dim: Annotated[int, Field(ge=1, le=4096)]
     width: Annotated[int, Field(ge=1, le=1024)]
-    epochs: PositiveInt
+    epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     flip: bool
     lr: PositiveFloat

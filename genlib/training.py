@@ -18,6 +18,7 @@ from genlib.data.arrays import Images
 from genlib.data.batches import in_order, resident, shuffled, to_float, to_uint8
 from genlib.errors import GenlibError
 from genlib.judging import Judge
+from genlib.memory import fitting_batch, is_shortage
 from genlib.settings import ProgressSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ def run(
             bar = tqdm(batches, f"epoch {epoch}/{settings.epochs}", steps_per_epoch, leave=False, disable=None)
             for index, images in enumerate(bar, start=1):
                 step = training.epoch * steps_per_epoch + index
-                losses = objective.train_step(training.networks, training.optimizers, images, noise, settings)
+                losses = _step(training, images, noise)
                 if training.averaged is not None and settings.ema_halflife_images is not None:
                     kept = decay(settings.batch_size, settings.ema_halflife_images, step * settings.batch_size)
                     average_into(training.averaged, training.networks[objective.DRAWS], kept)
@@ -176,6 +177,27 @@ def run(
             keeper.keep(training)
         picture = training.frames["samples"][-1].numpy()
         yield Epoch(epoch, seen, seconds, row, rows, picture, alarm)
+
+
+def _step(training: Training, images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+    """One training step; if memory does not suffice for it, a GenlibError says which batch would have fitted."""
+    settings = training.settings
+
+    def step(batch: Tensor) -> dict[str, Tensor]:
+        return training.objective.train_step(training.networks, training.optimizers, batch, noise, settings)
+
+    try:
+        return step(images)
+    except (RuntimeError, MemoryError) as error:
+        if not is_shortage(error):
+            raise
+    # Out of that block, whose traceback holds what the step had allocated.
+    fits = fitting_batch(lambda size: step(images[:size]), len(images))
+    remedy = f"{fits} fits: set batch_size: {fits}" if fits else "not even 2 fit: lower width or image_size"
+    raise GenlibError(
+        f"out of memory on {training.device} with batch_size {settings.batch_size}; {remedy} for this run, "
+        "or use a device with more memory"
+    )
 
 
 @torch.no_grad()

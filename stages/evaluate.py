@@ -9,6 +9,7 @@ import torch
 import typer
 
 from genlib import device, evaluation, features, inception, models, params, tracking
+from genlib.claims import claimed_output
 from genlib.data.arrays import open_array, open_card, open_split
 from genlib.files import digest, write_json
 from genlib.settings import EvaluateSettings
@@ -24,17 +25,19 @@ def main(
     metrics: Annotated[Path, typer.Option(help="Flat JSON with the headline numbers to write.")],
 ) -> None:
     """Measure samples and reconstructions against the test split."""
-    settings = params.load().evaluate
-    on = device.choose()
+    everything = params.load()
+    settings = everything.evaluate
+    on = device.choose(everything.threads)
     trained, measuring = models.load(model, on), features.load(network, on)
     train, test, card = open_split(data, "train"), open_split(data, "test"), open_card(data)
     images = open_array(samples, f"sample@{trained.run}", np.uint8, 4)
-    found = evaluation.evaluate(trained, images, train, test, card, measuring, settings, _standard(settings, on))
+    with claimed_output(metrics):
+        found = evaluation.evaluate(trained, images, train, test, card, measuring, settings, _standard(settings, on))
+        write_json(out, found.everything)
+        write_json(metrics, found.metrics)
+    numbers = found.metrics
     if found.warning is not None:
         print(f"warning: {trained.run}: {found.warning}", file=sys.stderr)
-    numbers = found.metrics
-    write_json(out, found.everything)
-    write_json(metrics, numbers)
     names = {"dataset": trained.settings.dataset, "model": trained.settings.model}
     with tracking.resume_run(trained.settings.lane, trained.run, **names, model_sha256=digest(model)) as tracker:
         tracker.log_metrics({f"test/{name}": value for name, value in numbers.items()}, step=0)

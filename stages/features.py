@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from genlib import device, features, params
+from genlib.claims import claimed_output
 from genlib.data.arrays import open_card, open_split
 from genlib.errors import GenlibError
 from genlib.files import write_json
@@ -23,7 +24,7 @@ def main(
     began = time.perf_counter()
     everything = params.load()
     settings = everything.feature(dataset)
-    on = device.choose()
+    on = device.choose(everything.threads)
     card = open_card(data)
     kind, names = card["labels"], card["classes"]
     if kind == "people":
@@ -34,11 +35,12 @@ def main(
         )
     print(f"{dataset}: classifier on {card['counts']['train']:,} images, {settings.epochs} epochs, {on}", flush=True)
     train, val = open_split(data, "train"), open_split(data, "val")
-    classifier = features.train(train, kind, len(names), settings, settings.seed, on)
-    features.save(model, classifier, dataset, kind, names, settings.net)
-    network = features.load(model, on)
-    score = features.score(network, network.measure(val.images)[1], val.labels, train.labels)
-    write_json(metrics, _numbers(score))
+    with claimed_output(model):
+        classifier = features.train(train, kind, len(names), settings, settings.seed, on)
+        features.save(model, classifier, dataset, kind, names, settings.net)
+        network = features.load(model, on)
+        score = features.score(network, network.measure(val.images)[1], val.labels, train.labels)
+        write_json(metrics, _numbers(score))
     beside = "" if score.baseline is None else f" (majority {score.baseline:.2%})"
     print(f"{dataset}: validation accuracy {score.accuracy:.2%}{beside} after {time.perf_counter() - began:.0f} s")
 

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from genlib import params
+from genlib.claims import claimed_output
 from genlib.data.processed import preprocess
 from stages.command import run
 
@@ -16,7 +17,9 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
 ) -> None:
     """Read a dataset's archives, split and resize them, and write arrays with a card."""
-    card = preprocess(dataset, params.load().dataset(dataset), raw, out)
+    settings = params.load().dataset(dataset)
+    with claimed_output(out):
+        card = preprocess(dataset, settings, raw, out)
     counts = ", ".join(f"{count:,} {split}" for split, count in card["counts"].items())
     print(f"{dataset}: {counts} images of {card['channels']} x {card['image_size']} x {card['image_size']} in {out}")
 

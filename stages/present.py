@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from genlib import params
+from genlib.claims import claimed_output
 from genlib.files import staged_folder
 from genlib.presentation.page import Folders, build
 from stages.command import run
@@ -21,8 +22,8 @@ def main(
     """Write a lane's page: data, architectures, results and where they come from, in one file."""
     settings = params.load()
     members = settings.lane(lane)
-    page = build(lane, settings.lanes[lane].title, members, Folders(runs, metrics, comparisons))
-    with staged_folder(out) as folder:
+    with claimed_output(out), staged_folder(out) as folder:
+        page = build(lane, settings.lanes[lane].title, members, Folders(runs, metrics, comparisons))
         (folder / "index.html").write_text(page, encoding="utf-8")
     print(f"{lane}: {len(members)} runs in {out / 'index.html'}; open it in a browser")
 

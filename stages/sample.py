@@ -3,12 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
-import numpy as np
 import typer
 
 from genlib import device, gallery, models, params, tracking
+from genlib.claims import claimed_output
 from genlib.data.arrays import open_card, open_split
-from genlib.files import digest, staged_file, staged_folder
+from genlib.files import digest, staged_folder, write_array
 from stages.command import run
 
 
@@ -24,17 +24,18 @@ def main(
 
     As many images are drawn as `sample.images` says, but no more than the test split has: FID compares equal counts.
     """
-    settings = params.load().sample
-    trained = models.load(model, device.choose())
+    everything = params.load()
+    settings = everything.sample
+    trained = models.load(model, device.choose(everything.threads))
     card = open_card(data)
     dataset = gallery.Data(card, open_split(data, "train"), open_split(data, "val"))
     attributes = gallery.attribute_columns(dataset, settings.attributes)
-    images = trained.sample(min(settings.images, card["counts"]["test"]), trained.seed).numpy()
-    with staged_folder(real) as private, staged_folder(figures) as public:
-        gallery.draw(trained, images, log, dataset, attributes, settings, public, private)
-        count = len([*public.iterdir(), *private.iterdir()])
-    with staged_file(samples) as partial, partial.open("wb") as file:
-        np.save(file, images)
+    with claimed_output(samples):
+        images = trained.sample(min(settings.images, card["counts"]["test"]), trained.seed).numpy()
+        with staged_folder(real) as private, staged_folder(figures) as public:
+            gallery.draw(trained, images, log, dataset, attributes, settings, public, private)
+            count = len([*public.iterdir(), *private.iterdir()])
+        write_array(samples, images)
     names = {"dataset": trained.settings.dataset, "model": trained.settings.model}
     with tracking.resume_run(trained.settings.lane, trained.run, **names, model_sha256=digest(model)) as tracker:
         tracker.log_figures(figures, step=0)

@@ -10,7 +10,7 @@ import typer
 from genlib import checkpoint, device, features, history, judging, models, objectives, params, training
 from genlib.data.arrays import open_card, open_split
 from genlib.figures.grids import grid
-from genlib.files import digest
+from genlib.files import digest, write_json
 from genlib.tracking import MODEL_TAG, Tracker, new_run
 from stages.command import run
 
@@ -20,13 +20,14 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder of the processed dataset.")],
     network: Annotated[Path, typer.Option(help="Weights of the measuring network; read for models that are judged.")],
     model: Annotated[Path, typer.Option(help="Model file to write.")],
-    log: Annotated[Path, typer.Option(help="Folder to write history, architecture and provenance to.")],
+    log: Annotated[Path, typer.Option(help="Folder to write history and architecture to.")],
+    provenance: Annotated[Path, typer.Option(help="JSON to write: what may differ between equal runs.")],
     work: Annotated[Path, typer.Option(help="Folder for states to resume from.")] = Path(".work"),
 ) -> None:
     """Train a run. A stopped training goes on from its last epoch."""
     began = time.perf_counter()
     everything = params.load()
-    settings, on = everything.run(name), device.choose()
+    settings, on = everything.run(name), device.choose(everything.threads)
     card, train, val = open_card(data), open_split(data, "train").images, open_split(data, "val").images
     shape = (card["channels"], card["image_size"], card["image_size"])
     state = training.start(settings, everything.seed, shape, on)
@@ -34,7 +35,9 @@ def main(
     if objectives.judged(state.objective):
         judge = judging.judge(features.load(network, on), card, val, everything.progress.judged, everything.seed)
     judged_by = None if judge is None else judge.network.sha256
-    identity = checkpoint.identity(settings, everything.seed, everything.progress, card["sha256"], on, judged_by)
+    identity = checkpoint.identity(
+        settings, everything.seed, everything.threads, everything.progress, card["sha256"], on, judged_by
+    )
     print(f"{name}: {settings.model} on {len(train):,} {settings.dataset} images, {settings.epochs} epochs, {on}")
     with (
         checkpoint.Keeper(work / name, identity) as keeper,
@@ -53,7 +56,8 @@ def main(
             _track(tracker, epoch, picture=objectives.draws_from_prior(state.objective) or not card["people"])
         checkpoints = (state.averaged, state.best, state.best_epoch)
         models.save(model, name, everything.seed, settings, shape, state.networks, *checkpoints)
-        history.write(log, state, shape, device.provenance(on, state.seconds))
+        history.write(log, state, shape)
+        write_json(provenance, device.provenance(on, state.seconds))
         tracker.set_tags({MODEL_TAG: digest(model)})
         tracker.log_artifacts(model, "model")
         keeper.discard()

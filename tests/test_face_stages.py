@@ -69,7 +69,8 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         features.main("faces", data=DATA, model=NETWORK, metrics=NETWORK.with_name("metrics.json"))
         for name in ("faces-vae", "faces-gan"):
             model = folder(name) / "model.safetensors"
-            train.main(name, data=DATA, network=NETWORK, model=model, log=folder(name) / "training")
+            written = {part: folder(name) / part for part in ("training", "provenance.json")}
+            train.main(name, DATA, NETWORK, model, written["training"], written["provenance.json"])
             draw(name)
             evaluate.main(
                 model,

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from ruamel.yaml import YAML
 
-from genlib import device, gallery, history, models, objectives, training
+from genlib import gallery, history, models, objectives, training
 from genlib.data.arrays import Split
 from genlib.errors import GenlibError
 from genlib.figures.grids import fitting_scale, grid
@@ -86,7 +86,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, progress: ProgressSettings
         for _ in training.run(state, made.train.images, made.heldout.images, progress, None):
             pass
         models.save(root / name / "model", name, 0, settings, shape, state.networks, state.averaged)
-        history.write(root / name / "log", state, shape, device.provenance(torch.device("cpu"), 1.0))
+        history.write(root / name / "log", state, shape)
     return {name: root / name for name in OWN}
 
 

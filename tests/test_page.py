@@ -111,7 +111,7 @@ def write_run(folders: Folders, run: str, model: str, metrics: dict[str, float])
     (training / "history.csv").write_text("epoch,images,train_generation\n1,600,3.5\n2,1200,2.5\n")
     provenance: dict[str, Any] = {"commit": "0123456789abcdef", "dirty": True, "date": "2025-03-09T10:00:00+00:00"}
     provenance |= {"hardware": "2 CPU cores", "device": "cpu", "torch": "2.11", "python": "3.11", "threads": 2}
-    write_json(training / "provenance.json", provenance | {"seconds": 200.4})
+    write_json(training.parent / "provenance.json", provenance | {"seconds": 200.4})
     write_json(folders.runs / run / "evaluation.json", evaluation(run, metrics))
     write_json(folders.metrics / f"{run}.json", metrics)
     pictures(folders.runs / run / "figures", FIGURES[model])
@@ -486,7 +486,7 @@ def test_lane_without_autoencoder_has_no_such_comparison(lane: Lane) -> None:
         ("runs/demo/toy-vae/training/architecture.json", "train@toy-vae"),
         ("runs/demo/toy-vae/training/settings.json", "train@toy-vae"),
         ("runs/demo/toy-gan/training/history.csv", "train@toy-gan"),
-        ("runs/demo/toy-ae/training/provenance.json", "train@toy-ae"),
+        ("runs/demo/toy-ae/provenance.json", "train@toy-ae"),
         ("runs/demo/toy-ae/evaluation.json", "evaluate@toy-ae"),
         ("metrics/demo/toy-gan.json", "evaluate@toy-gan"),
         ("runs/demo/toy-ae/figures/samples.png", "sample@toy-ae"),
@@ -510,7 +510,7 @@ def test_missing_file_is_named_with_its_stage(lane: Lane, tmp_path: Path, missin
         ("runs/demo/toy-ae/evaluation.json", '{"dataset": {"dataset": "toy"}}', "origin"),
         ("runs/demo/toy-ae/evaluation.json", json.dumps(evaluation("r", {}) | {"samples": {"fid": 3}}), "samples.fid"),
         ("runs/demo/toy-ae/evaluation.json", json.dumps(evaluation("r", {}) | {"card": {}}), "card.protocol"),
-        ("runs/demo/toy-ae/training/provenance.json", "{", "not valid JSON"),
+        ("runs/demo/toy-ae/provenance.json", "{", "not valid JSON"),
         ("runs/demo/toy-ae/training/history.csv", "epoch,images\n", "no row"),
         ("runs/demo/toy-ae/training/history.csv", "epoch,images\n1,many\n", "not all numbers"),
         ("runs/demo/toy-ae/real/reconstructions.png", "<html>", "not a picture"),

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from filelock import FileLock
 from servers import LocalServer, Reply, closed_port, page, ranged, serve
 
+from genlib.claims import claimed
 from genlib.data import drive
 from genlib.data.fetch import Transfer
 from genlib.data.mirror import find_mirror, parse_sums
@@ -322,7 +322,7 @@ def test_an_earlier_output_stays_when_a_fetch_fails(server: LocalServer, place: 
 
 def test_two_at_once(server: LocalServer, place: Place) -> None:
     place.work.parent.mkdir(parents=True)
-    with FileLock(place.work.with_name("set.lock")):
+    with claimed(place.work.with_name("set.claim"), "fetching set"):
         assert "another process" in place.fails(remote(server.on("/a", Reply(body=DATA))))
     assert server.log == []
 

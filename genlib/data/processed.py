@@ -17,7 +17,7 @@ from genlib.data.readers.decode import Shape, frame_of, pixels
 from genlib.data.readers.reading import Picture, Reading
 from genlib.data.workers import map_in_processes
 from genlib.errors import GenlibError
-from genlib.files import digest, read_json, staged_folder, write_json
+from genlib.files import digest, read_json, staged_folder, write_array, write_json
 from genlib.settings import CelebaSettings, DatasetSettings, IdxSettings, LfwSettings
 
 WORKERS = "GENLIB_WORKERS"
@@ -45,9 +45,9 @@ def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) ->
         channels = len(pixels(first, shape))
         sums = _write_images(folder, counts, channels, shape, chain([first], pictures), workers)
         for split, labels in reading.labels.items():
-            np.save(folder / f"{split}_labels.npy", labels)
+            write_array(folder / f"{split}_labels.npy", labels)
         for split, identities in (reading.identities or {}).items():
-            np.save(folder / f"{split}_people.npy", identities)
+            write_array(folder / f"{split}_people.npy", identities)
         if reading.kind == "people":
             write_json(folder / "people.json", list(reading.classes))
         mean, deviation = _moments(sums, counts["train"] * shape.size**2)

@@ -6,15 +6,13 @@ came from and how far it is known to be the official one.
 
 import os
 import shutil
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from filelock import FileLock, Timeout
-
+from genlib.claims import claimed
 from genlib.data import drive
 from genlib.data.fetch import DEFAULT, SourceError, Transfer, download
 from genlib.data.kinds import celeba, lfw, mnist
@@ -86,14 +84,23 @@ def fetch_dataset(
     if kind not in catalogue:
         raise GenlibError(f"{dataset}: {kind!r} has no official source; use one of {', '.join(sorted(catalogue))}")
     base = find_mirror(os.environ)
-    with _alone(work, dataset):
+    with claimed(work.with_name(f"{work.name}.claim"), f"fetching {dataset}"):
+        work.mkdir(parents=True, exist_ok=True)
         mirror = None if base is None else open_mirror(base, work, transfer)
         records = [_fetch(kind, file, mirror, work / file.name, transfer) for file in catalogue[kind]]
         with staged_folder(out) as folder:
             for record in records:
-                shutil.move(work / record.name, folder / record.name)
+                _place(work / record.name, folder / record.name)
             _write_origin(folder, dataset, records)
         shutil.rmtree(work)
+
+
+def _place(part: Path, path: Path) -> None:
+    """A second name for the file, so that a kill before all of them are in place does not cost a transfer."""
+    try:
+        path.hardlink_to(part)
+    except OSError:  # another file system, or one without links
+        shutil.copyfile(part, path)
 
 
 def _fetch(kind: str, file: RemoteFile, mirror: Mirror | None, part: Path, transfer: Transfer) -> FileRecord:
@@ -157,18 +164,3 @@ def _record(path: Path, source: Literal["mirror", "official", "drawn"], sha256: 
 
 def _write_origin(folder: Path, dataset: str, records: list[FileRecord]) -> None:
     write_json(folder / "origin.json", {"dataset": dataset, "files": [asdict(record) for record in records]})
-
-
-@contextmanager
-def _alone(work: Path, dataset: str) -> Iterator[None]:
-    """Hold `work` against another process: a killed `dvc repro` leaves its stage running."""
-    work.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(work.with_name(work.name + ".lock"))
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise GenlibError(f"{dataset}: another process is fetching into {work}; wait for it or stop it") from error
-    try:
-        yield
-    finally:
-        lock.release()

@@ -96,7 +96,7 @@ class Architecture(_Record):
 
 
 class Provenance(_Record):
-    """What may differ between equal runs (`training/provenance.json`); `seconds` of training."""
+    """What may differ between equal runs (`provenance.json`); `seconds` of training."""
 
     commit: str | None
     dirty: bool | None
@@ -252,7 +252,7 @@ def read_run(run: str, folder: Path, metrics: Path) -> RunResults:
     return RunResults(
         settings=_settings(training / "settings.json", f"train@{run}"),
         architecture=_record(Architecture, training / "architecture.json", f"train@{run}"),
-        provenance=_record(Provenance, training / "provenance.json", f"train@{run}"),
+        provenance=_record(Provenance, training.parent / "provenance.json", f"train@{run}"),
         history=_last_row(require(training / "history.csv", f"train@{run}")),
         evaluation=_record(Evaluation, folder / "evaluation.json", f"evaluate@{run}"),
         metrics=_numbers(metrics, f"evaluate@{run}"),

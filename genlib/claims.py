@@ -1,0 +1,44 @@
+"""One process at a time writes an output: a stage that was left behind by a stopped dvc may still be at work."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from genlib.errors import GenlibError
+
+WORK = Path(".work")
+"""Where a project keeps what is no output of a stage and must outlive one that is killed."""
+
+
+@contextmanager
+def claimed(folder: Path, what: str) -> Iterator[None]:
+    """Hold the lock in `folder` during the block; the operating system frees it when the process ends, however it ends.
+
+    Raises:
+        GenlibError: another process holds it; `what` says in the message what it is doing.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock, holder = FileLock(folder / "lock"), folder / "holder"
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        known = holder.read_text() if holder.exists() else "unknown"
+        raise GenlibError(
+            f"{lock.lock_file}: another process ({known}) is {what}, perhaps left over from a dvc that was stopped; "
+            "wait for it or stop it, then run again"
+        ) from error
+    try:
+        holder.write_text(f"pid {os.getpid()}")
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def claimed_output(path: Path) -> Iterator[None]:
+    """Hold the lock of an output of a stage during the block. GenlibError if another process is writing it."""
+    with claimed(WORK / "outputs" / "-".join(part for part in path.parts if part != os.sep), f"writing {path}"):
+        yield
