@@ -13,12 +13,14 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH UV_SYSTEM_PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup demo test repro ui lint lock
+.PHONY: help setup demo test repro verify ui lint torture lock
 
 help:
 	@echo "make demo    train on drawn digits and faces and make a page of results (minutes)"
 	@echo "make test    run the tests"
 	@echo "make repro   bring everything up to date, real datasets included (hours)"
+	@echo "make verify  compare the metrics here with the committed ones"
+	@echo "make torture kill a small pipeline 40 times and compare its bytes (half an hour)"
 	@echo "make ui      serve MLflow on this machine (make ui PORT=5002: elsewhere)"
 	@echo "make lint    check style and types"
 	@echo "make lock    pin the versions that pyproject.toml allows in requirements.lock"
@@ -27,7 +29,7 @@ help:
 setup: .venv/ready
 
 demo: .venv/ready
-	dvc repro present@demo
+	python -m stages.repro present@demo
 	@python -c 'from pathlib import Path; page = Path("$(PAGE)").resolve(); print(f"\nThe results are in {page}"); \
 	print(f"To open them: python3 -m webbrowser {page.as_uri()}")'
 
@@ -35,7 +37,13 @@ test: .venv/ready
 	pytest
 
 repro: .venv/ready
-	dvc repro --keep-going
+	python -m stages.repro --keep-going
+
+verify: .venv/ready
+	@python -m stages.verify
+
+torture: .venv/ready
+	python tests/torture.py --kills 40
 
 ui: .venv/ready
 	@case "$$MLFLOW_TRACKING_URI" in \

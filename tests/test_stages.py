@@ -170,6 +170,41 @@ def picture_is_not_blank(path: Path) -> None:
         assert (last > 0) == (path.suffix == ".gif")
 
 
+# What is around a stage and must not change its results.
+ELSEWHERE = {
+    "GENLIB_TRACKING": "on",
+    "GENLIB_WORKERS": "3",
+    "LC_ALL": "C",
+    "OMP_NUM_THREADS": "3",
+    "OPENBLAS_NUM_THREADS": "3",
+    "PYTHONHASHSEED": "7",
+    "TZ": "Asia/Tokyo",
+}
+
+
+def test_no_byte_depends_on_what_is_around(
+    project: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Threads, worker processes, hashes, locale, time zone, folder, tracking: a GAN again, from the archives on."""
+    here, raw = Path.cwd(), Path("data/raw/digits").absolute()
+    monkeypatch.chdir(tmp_path)
+    for name, value in ELSEWHERE.items():
+        monkeypatch.setenv(name, value)
+    write_params(tiny())
+    succeeded("preprocess", "digits", "--raw", raw, "--out", DATA)
+    monkeypatch.delenv("GENLIB_TRACKING")  # on is also what holds without it
+    succeeded("features", "digits", "--data", DATA, "--model", NETWORK, "--metrics", NETWORK.with_name("metrics.json"))
+    succeeded("train", "t-gan", *options(train_arguments("t-gan")))
+    monkeypatch.setenv("GENLIB_TRACKING", "off")  # it was on long enough: it costs seconds
+    succeeded("sample", *options(sample_arguments("t-gan"), "model"))
+    succeeded("evaluate", *options(evaluate_arguments("t-gan"), "model"))
+    assert Path("mlflow.db").exists()
+    found = {path: digest(path) for part in ("data", "runs", "metrics") for path in Path(part).rglob("*.*")}
+    assert len(found) > 20
+    differing = {str(path) for path, checksum in found.items() if digest(here / path) != checksum}
+    assert differing == {"runs/demo/t-gan/provenance.json"}
+
+
 @pytest.mark.parametrize("stage", ["download", "preprocess", "present"])
 def test_stages_without_networks_import_none(stage: str, project: dict[str, str]) -> None:
     *said, imported = project[stage].splitlines()

@@ -5,7 +5,7 @@
 DVC and the stages are as they are. Half of the blows fall at a random moment from outside, on the stage, on dvc or on
 both; the other half inside a stage, at what it does to files (see tests/killer): before a file is opened, between its
 writing and its renaming, between renaming and fsync, in the middle of a batch; some of them as a power cut, which loses
-what was not fsynced.
+what was not fsynced. The two pipelines also differ in all that no result may depend on: see `VICTIM`.
 """
 
 import json
@@ -28,6 +28,17 @@ ROOT = Path(__file__).resolve().parent.parent
 RUNS = ("digits-ae", "digits-vae", "digits-gan")
 _DIFFER = ("provenance.json", "presentation/demo")
 """Outputs that hold date and duration, and may differ between equal runs."""
+CALM = {"GENLIB_TRACKING": "off", "OMP_NUM_THREADS": "1", "GENLIB_WORKERS": "1", "PYTHONHASHSEED": "1", "TZ": "UTC"}
+VICTIM = {
+    "GENLIB_TRACKING": "on",
+    "OMP_NUM_THREADS": "3",
+    "OPENBLAS_NUM_THREADS": "3",
+    "GENLIB_WORKERS": "3",
+    "PYTHONHASHSEED": "2",
+    "TZ": "Asia/Tokyo",
+    "LC_ALL": "C",
+}
+"""What is around the two pipelines differs, too: threads, worker processes, tracking, hashes, time zone, locale."""
 
 
 def shrink(path: Path, epochs: int) -> None:
@@ -60,12 +71,12 @@ class Project:
 
     folder: Path
     settings: Path
-    threads: str = "1"
+    surroundings: dict[str, str]
 
     @classmethod
-    def make(cls, folder: Path, epochs: int) -> "Project":
-        """Set one up in an empty folder."""
-        project = cls(folder / "project", folder / "settings")
+    def make(cls, folder: Path, epochs: int, surroundings: dict[str, str]) -> "Project":
+        """Set one up in an empty folder; `surroundings` are environment variables that no result may depend on."""
+        project = cls(folder / "project", folder / "settings", surroundings)
         project.settings.mkdir(parents=True)
         for name in ("genlib", "stages"):
             shutil.copytree(ROOT / name, project.folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -83,13 +94,12 @@ class Project:
         kept = {key: text for key, text in os.environ.items() if not key.startswith(("DVC_", "GIT_", "MLFLOW_"))}
         kept |= {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-            "GENLIB_TRACKING": "off",
             "GENLIB_DEVICE": "cpu",
-            "OMP_NUM_THREADS": self.threads,
             "DVC_NO_ANALYTICS": "true",
             "GIT_CONFIG_GLOBAL": os.devnull,
             "GIT_CONFIG_SYSTEM": os.devnull,
         } | {f"DVC_{kind}_DIR": str(self.settings) for kind in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE")}
+        kept |= self.surroundings
         if plan is not None:
             kept |= {"KILLER": json.dumps(plan), "PYTHONPATH": str(ROOT / "tests" / "killer")}
         return kept
@@ -142,7 +152,7 @@ class Report:
 
 def torture(folder: Path, kills: int, seed: int, target: str, epochs: int) -> Report:
     """Run the pipeline undisturbed, then with `kills` blows, and compare."""
-    calm, victim = Project.make(folder / "calm", epochs), Project.make(folder / "victim", epochs)
+    calm, victim = Project.make(folder / "calm", epochs, CALM), Project.make(folder / "victim", epochs, VICTIM)
     calm.finish(target)
     draw, report = random.Random(seed), Report()
     blows = folder / "blows.log"

@@ -1,0 +1,143 @@
+"""Stages side by side: which can be, in which order, and dvc repro's own results."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from genlib.schedule import chains, parse_dot, to_run
+
+ROOT = Path(__file__).resolve().parent.parent
+
+DOT = """strict digraph {
+"get";
+"net";
+"a";
+"see@a";
+"b";
+"see@b";
+"page";
+"get" -> "net";
+"get" -> "a";
+"get" -> "b";
+"net" -> "a";
+"net" -> "b";
+"a" -> "see@a";
+"b" -> "see@b";
+"see@a" -> "page";
+"see@b" -> "page";
+}
+"""
+
+
+def test_a_graph_is_read() -> None:
+    graph = parse_dot(DOT)
+    assert graph["get"] == frozenset()
+    assert graph["a"] == {"get", "net"}
+    assert graph["page"] == {"see@a", "see@b"}
+    assert parse_dot('strict digraph {\n"alone";\n}\n') == {"alone": frozenset()}
+
+
+def test_what_follows_a_change_runs_again_and_nothing_else() -> None:
+    graph = parse_dot(DOT)
+    assert to_run(graph, []) == set()
+    assert to_run(graph, ["a"]) == {"a", "see@a", "page"}
+    assert to_run(graph, ["see@b", "unknown"]) == {"see@b", "page"}
+    assert to_run(graph, ["get"]) == set(graph)
+
+
+def test_stages_that_can_only_follow_each_other_are_a_chain() -> None:
+    found = chains(parse_dot(DOT), parse_dot(DOT))
+    assert [chain.stages for chain in found] == [("get", "net"), ("a", "see@a"), ("b", "see@b"), ("page",)]
+    assert found[1].after == {"get", "net"}
+    assert found[3].after == {"see@a", "see@b"}
+
+
+def test_what_is_up_to_date_is_not_waited_for() -> None:
+    graph = parse_dot(DOT)
+    assert [(chain.stages, chain.after) for chain in chains(graph, to_run(graph, ["a"]))] == [
+        (("a", "see@a", "page"), frozenset())
+    ]
+
+
+@pytest.fixture
+def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository of three stages, two of which can run side by side; what each writes says when it ran."""
+    monkeypatch.chdir(tmp_path)
+    for variable in [name for name in os.environ if name.startswith(("DVC_", "GIT_"))]:
+        monkeypatch.delenv(variable)
+    for kind in ("GLOBAL_CONFIG", "SYSTEM_CONFIG", "SITE_CACHE"):
+        monkeypatch.setenv(f"DVC_{kind}_DIR", str(tmp_path / "settings"))
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "true")
+    monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    Path("params.yaml").write_bytes((ROOT / "params.yaml").read_bytes())
+    Path("work.py").write_text(
+        "import sys, time; began = time.time(); time.sleep(2); open(sys.argv[1], 'w').write(f'{began} {time.time()}')"
+    )
+    lines = ["stages:"]
+    for name in ("one", "two"):
+        lines += [f"  {name}:", f"    cmd: python work.py {name}", "    deps: [seed]", f"    outs: [{name}]"]
+    lines += ["  both:", "    cmd: cat one two > both", "    deps: [one, two]", "    outs: [both]"]
+    Path("dvc.yaml").write_text("\n".join(lines) + "\n")
+    Path("seed").write_text("0")
+    subprocess.run(["git", "init", "--quiet"], check=True)
+    subprocess.run(["dvc", "init", "--quiet"], check=True)
+    return tmp_path
+
+
+def repro(*words: str) -> tuple[int, str]:
+    done = subprocess.run(
+        [sys.executable, "-m", "stages.repro", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    return done.returncode, done.stdout
+
+
+def test_stages_run_side_by_side_and_dvc_has_the_last_word(pipeline: Path) -> None:
+    code, said = repro("both", "--jobs", "2")
+    assert code == 0, said
+    (began_one, ended_one), (began_two, ended_two) = (
+        map(float, Path(name).read_text().split()) for name in ("one", "two")
+    )
+    assert max(began_one, began_two) < min(ended_one, ended_two)
+    assert Path("both").read_text() == Path("one").read_text() + Path("two").read_text()
+    assert said.count("Running stage") == 3
+    code, said = repro("both", "--jobs", "2")
+    assert code == 0
+    assert "up to date" in said
+    assert "Running stage" not in said
+
+
+def test_a_stage_that_fails_stops_what_depends_on_it(pipeline: Path) -> None:
+    text = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(text.replace("python work.py one", "exit 3"))
+    code, said = repro("both", "--jobs", "2", "--keep-going")
+    assert code != 0
+    assert said.count("failed to reproduce 'one'") == 1
+    assert not Path("both").exists()
+    assert Path("two").exists()
+    Path("dvc.yaml").write_text(text)
+    assert repro("both", "--jobs", "2")[0] == 0
+    assert Path("both").exists()
+
+
+def test_what_failed_is_named_last(pipeline: Path) -> None:
+    text = Path("dvc.yaml").read_text()
+    Path("dvc.yaml").write_text(text.replace("python work.py one", "exit 3"))
+    code, said = repro("both", "--jobs", "2")
+    assert code == 1
+    assert said.strip().splitlines()[-1].startswith("error: not done: one; see above")
+
+
+def test_an_unknown_target_is_one_line(pipeline: Path) -> None:
+    code, said = repro("nope")
+    assert code == 1
+    [line] = said.strip().splitlines()
+    assert line.startswith("error: dvc dag --dot nope: ")
+    assert "nope" in line
