@@ -8,6 +8,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from genlib.errors import GenlibError
+from genlib.files import refusal_named
 
 WORK = Path(".work")
 """Where a project keeps what is no output of a stage and must outlive one that is killed."""
@@ -18,20 +19,23 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
     """Hold the lock in `folder` during the block; the operating system frees it when the process ends, however it ends.
 
     Raises:
-        GenlibError: another process holds it; `what` says in the message what it is doing.
+        GenlibError: another process holds it, and `what` says in the message what it is doing; or the folder cannot be
+            written.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     lock, holder = FileLock(folder / "lock"), folder / "holder"
     try:
-        lock.acquire(timeout=0)
+        with refusal_named(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire(timeout=0)
     except Timeout as error:
-        known = holder.read_text() if holder.exists() else "unknown"
+        known = (holder.read_text() if holder.exists() else "") or "unknown"
         raise GenlibError(
             f"{lock.lock_file}: another process ({known}) is {what}, perhaps left over from a dvc that was stopped; "
             "wait for it or stop it, then run again"
         ) from error
     try:
-        holder.write_text(f"pid {os.getpid()}")
+        with refusal_named(holder):
+            holder.write_text(f"pid {os.getpid()}")
         yield
     finally:
         lock.release()

@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -95,10 +96,10 @@ def _from_cache(repo: Any, md5: str) -> bytes:
 def _of_revision(name: str, run: str, yaml: str, lock: str, load: Callable[[str, str], bytes]) -> Result:
     """A result from the texts of params.yaml and dvc.lock; `load` turns a path and its md5 into what it holds."""
     try:
-        raw, stages = YAML(typ="safe").load(yaml), YAML(typ="safe").load(lock)["stages"]
+        raw, stages = _parsed(yaml), _parsed(lock)["stages"]
     except (YAMLError, ValueError, LookupError, TypeError) as error:
         raise GenlibError(f"{name}: params.yaml or dvc.lock is broken: {error}; run dvc repro") from error
-    used, places = _params(params.parse(raw), raw, run)
+    used, places = used_params(params.parse(raw), raw, run)
     stage = f"evaluate@{run}"
     code = _code(stages, stage, raw)
     path = f"runs/{used['lane']}/{run}/evaluation.json"
@@ -112,12 +113,19 @@ def _of_revision(name: str, run: str, yaml: str, lock: str, load: Callable[[str,
     return result_of(everything, path, name, run, raw["seed"], used | code, places)
 
 
-def _params(everything: params.Params, raw: Mapping[str, Any], run: str) -> tuple[dict[str, Any], dict[str, str]]:
+@lru_cache(maxsize=64)
+def _parsed(text: str) -> Any:
+    """A dvc.lock takes a third of a second, and each run's result is looked for in all of them. Not to be changed."""
+    return YAML(typ="safe").load(text)
+
+
+def used_params(everything: params.Params, raw: Mapping[str, Any], run: str) -> tuple[dict[str, Any], dict[str, str]]:
     """What a run's numbers depend on, flat, and where each of its own settings is written; without the seed."""
     settings = everything.run(run)
     own = settings.model_dump()
     places = {key: f"runs.{run}.{key}" if key in raw["runs"][run] else f"{settings.model}.{key}" for key in own}
     sections: dict[str, Any] = {
+        "threads": everything.threads,
         "data": {name: everything.dataset(name).model_dump() for name in (settings.dataset, settings.features)},
         "features": {settings.features: everything.feature(settings.features).model_dump()},
         "progress": everything.progress.model_dump(),

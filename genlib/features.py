@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from pydantic import Field
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 from torch.nn import functional as F
@@ -24,6 +24,7 @@ from genlib.data.arrays import Images, Labels, Split
 from genlib.data.batches import resident, to_float
 from genlib.errors import GenlibError
 from genlib.files import digest, write_bytes
+from genlib.nets import weights
 from genlib.settings import FeatureSettings, Frozen
 
 _BATCH = 500
@@ -165,21 +166,22 @@ def save(path: Path, classifier: Classifier, dataset: str, kind: Kind, classes: 
 def load(path: Path, device: torch.device) -> MeasuringNetwork:
     """Read a measuring network; GenlibError if the file is missing, damaged, or of an earlier format."""
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = _Metadata.model_validate_json((file.metadata() or {})["genlib"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        with torch.device("meta"):  # sizes that do not fit the file's tensors are refused, and never allocated
-            classifier = build(metadata.net, metadata.channels, metadata.size, len(metadata.classes), metadata.width)
-        classifier.load_state_dict(tensors, assign=True)
+        with weights.opened(path) as (text, file):
+            metadata = _Metadata.model_validate_json(text)
+            outputs = len(metadata.classes)
+            with weights.unfilled():
+                classifier = build(metadata.net, metadata.channels, metadata.size, outputs, metadata.width)
+            parts = {"features": classifier.features, "head": classifier.head}
+            weights.fill(parts, file, device)
+        sha256 = digest(path)
     except FileNotFoundError as error:
         raise GenlibError(f"{path}: no such file; run dvc repro features@{path.parent.name}") from error
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError, GenlibError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, OverflowError, GenlibError) as error:
+        reason = " ".join(str(error).split()).encode("unicode_escape").decode()[:200]
         raise GenlibError(
             f"{path}: not a measuring network ({reason}); run dvc repro features@{path.parent.name}"
         ) from error
-    classifier = classifier.to(device, torch.float32).eval()
-    return MeasuringNetwork(metadata.dataset, metadata.labels, metadata.classes, digest(path), classifier, device)
+    return MeasuringNetwork(metadata.dataset, metadata.labels, metadata.classes, sha256, classifier.eval(), device)
 
 
 def _targets(labels: Labels, kind: Kind, outputs: int) -> Tensor:

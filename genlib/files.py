@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 JSON_BYTES = 4 << 20
 """The largest JSON file that is read; the pipeline's own have less than one MiB."""
 
-_STORAGE = {  # what a disk or a folder may say, as opposed to a mistake of ours
+STORAGE = {  # what a disk or a folder may say, as opposed to a mistake of ours
     getattr(errno, name)
     for name in (
         "ENOSPC",
@@ -30,13 +31,18 @@ _STORAGE = {  # what a disk or a folder may say, as opposed to a mistake of ours
         "EACCES",
         "EPERM",
         "EIO",
+        "EEXIST",
+        "EISDIR",
         "ENOTDIR",
+        "ENAMETOOLONG",
+        "ELOOP",
         "EMFILE",
         "ENFILE",
         "ESTALE",
     )
     if hasattr(errno, name)
 }
+"""Numbers of the errors with which a disk or a folder refuses a file."""
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -82,7 +88,7 @@ def staged_file(path: Path) -> Iterator[Path]:
     GenlibError, which names `path`, if the disk or the folder does not take it.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with _refusal_named(path):
+    with refusal_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(path)
         try:
@@ -101,7 +107,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
     GenlibError, which names `path`, if the disk or the folder does not take it.
     """
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    with _refusal_named(path):
+    with refusal_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         _clear_abandoned(path)
         shutil.rmtree(partial, ignore_errors=True)
@@ -128,23 +134,28 @@ def digest(path: Path) -> str:
     return checksum.hexdigest()
 
 
-def _no_number(name: str) -> float:
-    raise ValueError(f"{name} is no number")
-
-
 @contextmanager
-def _refusal_named(path: Path) -> Iterator[None]:
+def refusal_named(path: Path) -> Iterator[None]:
     """A disk's or a folder's refusal inside the block becomes a GenlibError that names `path`."""
     try:
         yield
     except OSError as error:
-        if error.errno not in _STORAGE:
+        if error.errno not in STORAGE:
             raise
-        place = f" at {error.filename}" if error.filename else ""
+        place = f" at {_meant(Path(error.filename))}" if isinstance(error.filename, str) else ""
         raise GenlibError(
-            f"{path}: cannot be written ({error.strerror}{place}); make room or mend that, and run again: "
+            f"{_meant(path)}: cannot be written ({error.strerror}{place}); make room or mend that, and run again: "
             "nothing half-written is left"
         ) from error
+
+
+def _meant(path: Path) -> Path:
+    """A path as it will be called once the folders and files in it are whole."""
+    return Path(*(re.sub(r"^\.(.+)\.\d+\.partial$", r"\1", part) for part in path.parts))
+
+
+def _no_number(name: str) -> float:
+    raise ValueError(f"{name} is no number")
 
 
 def _clear_abandoned(path: Path) -> None:

@@ -4,11 +4,11 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import NonNegativeInt, PositiveInt
-from safetensors import SafetensorError, safe_open
+from pydantic import Field
+from safetensors import SafetensorError
 from safetensors.torch import save as save_tensors
 from torch import Tensor, nn
 
@@ -17,10 +17,12 @@ from genlib.data.arrays import Images
 from genlib.data.batches import to_float, to_uint8
 from genlib.errors import GenlibError
 from genlib.files import write_bytes
-from genlib.settings import Frozen, Name, RunSettings
+from genlib.nets import weights
+from genlib.settings import Count, Frozen, Name, RunSettings, Seed
 
 _AVERAGED, _BEST = "averaged", "best"
 _DRAW_BATCH = 250
+_Side = Annotated[int, Field(ge=1, le=4096)]
 
 Checkpoint = Literal["last", "best"]
 """After the last epoch of training, or after the one whose samples had the lowest FID on validation images."""
@@ -33,10 +35,10 @@ class _Metadata(Frozen):
     """
 
     run: Name
-    seed: NonNegativeInt
+    seed: Seed
     settings: dict[str, Any]
-    shape: tuple[PositiveInt, PositiveInt, PositiveInt]
-    best_epoch: PositiveInt | None = None
+    shape: tuple[Annotated[int, Field(ge=1, le=16)], _Side, _Side]
+    best_epoch: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -148,41 +150,39 @@ def save(
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Model:
-    """Read a model file. Nothing in it is executed.
+    """Read a model file. Nothing in it is executed, and memory grows with what it holds, not with what it announces.
 
     Raises:
         GenlibError: the file is missing, damaged, or was not written by `save`.
     """
     device = torch.device(device)
     try:
-        with safe_open(path, framework="pt") as file:
-            metadata = _Metadata.model_validate_json((file.metadata() or {})["genlib"])
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
-        objective = objectives.get(_known(metadata.settings.get("model"), objectives.names()))
-        settings = objective.Settings.model_validate(metadata.settings)
-        _known(settings.net, nets.names())
-        channels, height, width = metadata.shape
-        networks = objective.build(settings, (channels, height, width))
-        drawing = {
-            part: objective.build(settings, (channels, height, width))[objective.DRAWS]
-            for part in (_AVERAGED, _BEST)
-            if any(name.startswith(f"{part}.") for name in tensors)
-        }
-        if (_BEST in drawing) != (metadata.best_epoch is not None):
-            raise ValueError(f"best_epoch is {metadata.best_epoch}, which does not go with its tensors")
-        for part, network in (networks | drawing).items():
-            prefix = f"{part}."
-            network.load_state_dict({n.removeprefix(prefix): t for n, t in tensors.items() if n.startswith(prefix)})
-            network.to(device).eval()
+        with weights.opened(path) as (text, file):
+            metadata = _Metadata.model_validate_json(text)
+            objective = objectives.get(_known(metadata.settings.get("model"), objectives.names()))
+            settings = objective.Settings.model_validate(metadata.settings)
+            _known(settings.net, nets.names())
+            parts = {name.partition(".")[0] for name in file.keys()}  # noqa: SIM118  (not a mapping)
+            with weights.unfilled():
+                networks = objective.build(settings, metadata.shape)
+                drawing = {
+                    part: objective.build(settings, metadata.shape)[objective.DRAWS]
+                    for part in (_AVERAGED, _BEST)
+                    if part in parts
+                }
+            if (_BEST in drawing) != (metadata.best_epoch is not None):
+                raise ValueError(f"best_epoch is {metadata.best_epoch}, which does not go with its tensors")
+            weights.fill(networks | drawing, file, device)
+        for network in (networks | drawing).values():
+            network.eval()
     except FileNotFoundError as error:
         raise GenlibError(f"{path}: no such model file; train it with dvc repro") from error
-    except (SafetensorError, OSError, KeyError, ValueError, TypeError, RuntimeError, GenlibError) as error:
-        reason = " ".join(str(error).split())[:200]
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, OverflowError, GenlibError) as error:
+        reason = " ".join(str(error).split()).encode("unicode_escape").decode()[:200]
         raise GenlibError(f"{path}: not a model file of genlib ({reason}); train it again with dvc repro") from error
-    shape = (channels, height, width)
     averaged, best = drawing.get(_AVERAGED), drawing.get(_BEST)
     run, seed, best_epoch = metadata.run, metadata.seed, metadata.best_epoch
-    return Model(run, seed, settings, shape, objective, networks, averaged, best, best_epoch, device)
+    return Model(run, seed, settings, metadata.shape, objective, networks, averaged, best, best_epoch, device)
 
 
 def _known(name: Any, names: tuple[str, ...]) -> str:

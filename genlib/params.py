@@ -1,5 +1,6 @@
 """params.yaml as frozen, validated types. A mistake is one line that names the key, the value and the remedy."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -27,14 +28,16 @@ from genlib.settings import (
     dataset_settings,
 )
 
-FILE_BYTES = 64 << 10
-"""The largest params.yaml; the committed one has 8 kB, and a run takes about 200 bytes."""
+FILE_BYTES = 32 << 10
+"""The largest params.yaml; the committed one has 9 kB, and a run takes about 200 bytes. It is parsed in a second."""
 
 NODES = 100_000
-"""The most keys, values, lists and mappings that a params.yaml may have, those that aliases repeat counted each time."""
+"""The most keys, values, lists and mappings of a params.yaml, those that aliases repeat counted each time."""
 
+_BRACKETS = 100  # open at once; what the parser takes for a line of them grows with their third power
 _SCALAR_CHARACTERS = 1000
 _SHOWN_CHARACTERS = 200
+_REASON_CHARACTERS = 500
 _SECTIONS = {"seed", "threads", "data", "features", "progress", "sample", "evaluate", "lanes", "runs"}
 _NAME = TypeAdapter(Name)
 _MOST_THREADS = 1024
@@ -126,18 +129,30 @@ def _read(path: Path) -> Mapping[str, Any]:
             text = file.read(FILE_BYTES + 1)
         if len(text) > FILE_BYTES:
             raise ValueError(f"more than {FILE_BYTES >> 10} KiB")
-        root = YAML(typ="safe").compose(text)
+        if _open_at_once(text) > _BRACKETS:
+            raise ValueError(f"more than {_BRACKETS} brackets are open at once")
+        yaml = YAML(typ="safe")
+        root = yaml.compose(text)  # aliases are references in it: as small as the text
         if _size(root, {}) > NODES:
             raise ValueError(f"aliases (*name) expand it to more than {NODES} entries")
-        raw = YAML(typ="safe").load(text)
+        raw = None if root is None else yaml.constructor.construct_document(root)
     except FileNotFoundError as error:
         raise GenlibError(f"{path}: no such file; run this from the folder that holds params.yaml") from error
     except OSError as error:
         raise GenlibError(f"{path}: cannot be read ({error.strerror}); mend that and run again") from error
     except (YAMLError, ValueError, LookupError, RecursionError) as error:  # the last three: odd scalars, deep nesting
-        reason = _printable(" ".join(str(error).split()))
+        reason = _printable(" ".join(str(error).split())[:_REASON_CHARACTERS])
         raise GenlibError(f"{path}: not valid YAML: {reason}; mend that line") from error
     return _mapping(raw, str(path))
+
+
+def _open_at_once(text: bytes) -> int:
+    """How many brackets are open at once, at most; those in quotes and comments count, too."""
+    deepest = depth = 0
+    for bracket in re.findall(rb"[\[\]{}]", text):
+        depth = depth + 1 if bracket in b"[{" else max(depth - 1, 0)
+        deepest = max(deepest, depth)
+    return deepest
 
 
 def _size(node: Any, known: dict[int, int]) -> int:
@@ -195,7 +210,8 @@ def _named(raw: Mapping[str, Any], section: str) -> Mapping[str, Any]:
             _NAME.validate_python(name)
         except ValidationError as error:
             raise GenlibError(
-                f"params.yaml: {section}: {_shown(name)} is no name; use a-z, 0-9, - and _, up to 64, a letter or digit first"
+                f"params.yaml: {section}: {_shown(name)} is no name; "
+                "use a-z, 0-9, - and _, up to 64, a letter or digit first"
             ) from error
     return entries
 
@@ -217,7 +233,8 @@ def _check(kind: type[_Settings], raw: Any, where: str, origin: Mapping[str, str
         elif first["type"] == "missing":
             message = f"params.yaml: {place}: missing; add it"
         else:
-            message = f"params.yaml: {place}: {_shown(first['input'])} is refused: {first['msg']}; change it"
+            reason = first["msg"][:_SHOWN_CHARACTERS]
+            message = f"params.yaml: {place}: {_shown(first['input'])} is refused: {reason}; change it"
         raise GenlibError(_printable(message) + rest) from error
 
 

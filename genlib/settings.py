@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, PositiveFloat
 MOST = 2**63 - 1
 """The largest whole number that a setting may be, where no smaller one is stated."""
 
-Count = Annotated[int, Field(gt=0, le=MOST)]
+Count = Annotated[int, Field(ge=1, le=MOST)]
 Seed = Annotated[int, Field(ge=0, le=MOST)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -1,5 +1,7 @@
 """How every stage meets the terminal: typer for arguments, one line for an error, exit code 130 for Ctrl-C."""
 
+import atexit
+import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
@@ -7,16 +9,25 @@ from functools import wraps
 import typer
 
 from genlib.errors import GenlibError
+from genlib.files import STORAGE
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM, as a batch system or `docker stop` sends it: the same as Ctrl-C but for the exit code, 143."""
 
 
 def run(stage: Callable[..., None]) -> None:
-    """Run `stage` as a command line. A GenlibError or a want of memory becomes one line on stderr and exit code 1."""
+    """Run `stage` as a command line.
+
+    A GenlibError, a want of memory, a disk or folder that refuses: one line on stderr and exit code 1.
+    """
 
     # Inside typer, which would answer Ctrl-C with exit code 1.
     @wraps(stage)
     def guarded(*arguments: object, **options: object) -> None:
         try:
             stage(*arguments, **options)
+            sys.stdout.flush()
         except GenlibError as error:
             sys.exit(f"error: {error}")
         except (MemoryError, RuntimeError) as error:
@@ -24,13 +35,31 @@ def run(stage: Callable[..., None]) -> None:
                 raise
             reason = " ".join(str(error).split())[:200]
             sys.exit(f"error: out of memory ({reason}); stop what else uses it, or use a machine that has more")
-        except KeyboardInterrupt:
+        except OSError as error:
+            if error.errno not in STORAGE:
+                raise
+            where = error.filename or "standard output"
+            sys.exit(f"error: {where}: {error.strerror}; make room or mend that, and run again")
+        except KeyboardInterrupt as error:
             print("interrupted; nothing half-written is left, run it again to go on", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(143 if isinstance(error, Terminated) else 130)
+        finally:
+            atexit.register(_end_in_peace)
 
+    signal.signal(signal.SIGTERM, _terminate)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(guarded)
     app()
+
+
+def _terminate(*_: object) -> None:
+    raise Terminated
+
+
+def _end_in_peace() -> None:
+    """Ctrl-C has nothing left to stop, and would end in what other libraries say of it."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _is_shortage(error: BaseException) -> bool:

@@ -17,7 +17,7 @@ from genlib.schedule import Chain, chains, parse_dot, to_run
 from stages.command import run
 
 _MOST_JOBS = 8  # by default; each takes about 1 GiB
-_BUSY = "Unable to acquire lock"
+_BUSY = "Unable to acquire lock"  # --wait-for-lock does not hold for the smaller of DVC's two locks
 _TRIES = 5
 
 _printing = threading.Lock()
@@ -69,7 +69,7 @@ def _run_chain(chain: Chain) -> set[str]:
     """One `dvc repro` of the chain's stages, its lines passed on as they come; those that failed or came after."""
     for _ in range(_TRIES):
         busy, said = False, ""
-        words = ["dvc", "repro", "--single-item", *chain.stages]
+        words = ["dvc", "--wait-for-lock", "repro", "--single-item", *chain.stages]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
             for line in process.stdout:

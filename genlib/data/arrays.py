@@ -1,12 +1,14 @@
 """The processed form of a dataset, opened: uint8 arrays N C H W, labels, and the card that says what they are."""
 
+import re
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from tokenize import TokenError
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from genlib.errors import GenlibError
 from genlib.files import read_json
@@ -14,25 +16,33 @@ from genlib.files import read_json
 Images = NDArray[np.uint8]
 Labels = NDArray[np.int64]
 
-_CARD_KEYS = {
-    "dataset",
-    "origin",
-    "people",
-    "edition",
-    "image_size",
-    "channels",
-    "labels",
-    "classes",
-    "counts",
-    "class_counts",
-    "people_counts",
-    "mean",
-    "std",
-    "crop",
-    "resize",
-    "split_rule",
-    "sha256",
-}
+_MAGIC = b"\x93NUMPY\x01\x00"  # version 1.0 of numpy's format; what follows is what numpy writes, not all it reads
+_HEADER = re.compile(rb"\{'descr': '([<|][a-z]\d)', 'fortran_order': False, 'shape': \((\d+(?:, \d+)*),?\), \} *\n")
+_HEADER_BYTES = 1 << 10
+
+
+class _Card(BaseModel):
+    """What a card says at least; `genlib.data.processed` writes it. What is `Any` is only shown or compared."""
+
+    model_config = ConfigDict(strict=True, allow_inf_nan=False)
+
+    dataset: str
+    origin: Any
+    people: bool
+    edition: Any
+    image_size: Annotated[int, Field(ge=1, le=4096)]
+    channels: Annotated[int, Field(ge=1, le=16)]
+    labels: Literal["classes", "attributes", "people"]
+    classes: list[str]
+    counts: dict[str, NonNegativeInt]
+    class_counts: Any
+    people_counts: Any
+    mean: Any
+    std: Any
+    crop: Any
+    resize: Any
+    split_rule: Any
+    sha256: Any
 
 
 @dataclass(frozen=True)
@@ -49,14 +59,19 @@ def open_array(path: Path, stage: str, dtype: type[np.generic], *dimensions: int
     """
     remedy = f"delete it and run dvc repro {stage}"
     try:
-        array = np.lib.format.open_memmap(path, mode="r")
+        found, shape, start = _header(path)
+        if found != dtype or len(shape) not in dimensions:
+            raise GenlibError(f"{path}: {found} {shape} is not what the stage writes; {remedy}")
+        expected = start + prod(shape) * found.itemsize
+        if path.stat().st_size != expected:
+            raise ValueError(f"{path.stat().st_size} bytes, its header announces {expected}")
+        return np.memmap(path, found, "r", start, shape)
     except FileNotFoundError as error:
         raise GenlibError(f"{path}: no such file; run dvc repro {stage}") from error
-    except (OSError, ValueError, EOFError, SyntaxError, TokenError) as error:
-        raise GenlibError(f"{path}: not a numpy array ({error}); {remedy}") from error
-    if array.dtype != dtype or array.ndim not in dimensions:
-        raise GenlibError(f"{path}: {array.dtype} {array.shape} is not what the stage writes; {remedy}")
-    return array
+    except OSError as error:
+        raise GenlibError(f"{path}: cannot be read ({error.strerror}); mend that and run dvc repro {stage}") from error
+    except (ValueError, TypeError) as error:
+        raise GenlibError(f"{path}: not a numpy array as genlib writes it ({error}); {remedy}") from error
 
 
 def open_split(folder: Path, split: str) -> Split:
@@ -73,6 +88,27 @@ def open_card(folder: Path) -> dict[str, Any]:
     """The card of a processed dataset; GenlibError if it is missing or not one."""
     path = folder / "card.json"
     card = read_json(path)
-    if not isinstance(card, dict) or not card.keys() >= _CARD_KEYS:
-        raise GenlibError(f"{path}: not the card of a dataset; delete it and run dvc repro preprocess@{folder.name}")
-    return card
+    try:
+        _Card.model_validate(card)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        fault = f" ({first['loc'][0]}: {first['type']})" if first["loc"] else ""
+        raise GenlibError(
+            f"{path}: not the card of a dataset; delete it and run dvc repro preprocess@{folder.name}{fault}"
+        ) from error
+    checked: dict[str, Any] = card
+    return checked
+
+
+def _header(path: Path) -> tuple[np.dtype[Any], tuple[int, ...], int]:
+    """dtype and shape of a .npy file, and the byte where its elements start; ValueError or TypeError if it is none.
+
+    numpy's own reading parses the header as a Python expression, which fails in many ways and can take much memory.
+    """
+    with path.open("rb") as file:
+        start = file.read(_HEADER_BYTES)
+    end = 10 + int.from_bytes(start[8:10], "little")
+    match = _HEADER.fullmatch(start[10:end])
+    if not start.startswith(_MAGIC) or match is None:
+        raise ValueError(f"starts with {start[:12]!r}")
+    return np.dtype(match[1].decode()), tuple(int(size) for size in match[2].split(b", ")), end

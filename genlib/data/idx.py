@@ -18,8 +18,8 @@ import numpy.typing as npt
 from genlib.errors import GenlibError
 from genlib.files import write_bytes
 
-SIZE_LIMIT_BYTES = 1 << 30
-"""The largest content, uncompressed and without its header, that is read or written."""
+SIZE_LIMIT_BYTES = 1 << 28
+"""The largest content, uncompressed and without its header, that is read or written; MNIST's largest has 47 MB."""
 
 _UNSIGNED_BYTE = 0x08
 _MAX_DIMS = 4

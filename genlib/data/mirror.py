@@ -82,10 +82,10 @@ def open_mirror(base: Path | str, work: Path, transfer: Transfer) -> Mirror:
 def parse_sums(text: str) -> dict[str, str]:
     """`<kind>/<name>` -> sha256 in lower case, of the text of a SHA256SUMS; GenlibError names a malformed line."""
     sums = {}
-    for number, line in enumerate(text.splitlines(), start=1):
-        if not line.strip():
+    for number, line in enumerate(map(str.rstrip, text.splitlines()), start=1):
+        if not line:
             continue
-        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(\S.*?)\s*", line)
+        match = re.fullmatch(r"([0-9a-fA-F]{64}) [ *](?:\./)?(\S.*)", line)
         if match is None:
             raise GenlibError(
                 f"{VARIABLE}: {LIST_NAME} line {number}: {line[:80]!r} is not '<sha256>  <kind>/<name>'; mend that line"

@@ -43,6 +43,7 @@ def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) ->
     counts = {split: len(labels) for split, labels in reading.labels.items()}
     with staged_folder(out) as folder:
         channels = len(pixels(first, shape))
+        check_space(out.parent, sum(counts.values()) * channels * shape.size**2, str(out))
         sums = _write_images(folder, counts, channels, shape, chain([first], pictures), workers)
         for split, labels in reading.labels.items():
             write_array(folder / f"{split}_labels.npy", labels)
@@ -119,8 +120,6 @@ def _write_images(
     A bounded number of pictures is in memory at a time. The files are written, not mapped, for the pages of a mapped
     file count as memory in use. Returns sums over the training images, 2 C: of each channel's levels and their squares.
     """
-    size = channels * shape.size**2
-    check_space(folder, sum(counts.values()) * size, str(folder))
     starts = {}
     for split, count in counts.items():
         with (folder / f"{split}.npy").open("wb") as file:
@@ -153,7 +152,7 @@ class _Writer:
         try:
             for picture in batch:
                 image = pixels(picture, self.shape)
-                os.pwrite(files[picture.split], image.tobytes(), self.starts[picture.split] + picture.row * size)
+                _write_at(files[picture.split], image.tobytes(), self.starts[picture.split] + picture.row * size)
                 if picture.split == "train":
                     levels = image.reshape(self.channels, -1).astype(np.float64)  # in which these sums are exact
                     sums += np.stack([levels.sum(1), np.einsum("ij,ij->i", levels, levels)]).astype(np.int64)
@@ -161,6 +160,13 @@ class _Writer:
             for file in files.values():
                 os.close(file)
         return sums
+
+
+def _write_at(file: int, content: bytes, offset: int) -> None:
+    """All of it: a disk that is nearly full takes a part without an error, and refuses the rest."""
+    while content:
+        written = os.pwrite(file, content, offset)
+        content, offset = content[written:], offset + written
 
 
 def _batches(pictures: Iterator[Picture]) -> Iterator[list[Picture]]:

@@ -20,7 +20,7 @@ from genlib.data.meter import say
 from genlib.data.mirror import LIST_NAME, VARIABLE, Mirror, find_mirror, open_mirror
 from genlib.data.official import MismatchError, RemoteFile, Verified, verify
 from genlib.errors import GenlibError
-from genlib.files import digest, staged_folder, write_json
+from genlib.files import digest, refusal_named, staged_folder, write_json
 from genlib.settings import DigitsSource, FacesSource, Source
 
 CATALOGUE: Mapping[str, tuple[RemoteFile, ...]] = {
@@ -48,14 +48,22 @@ def provide_dataset(source: Source, dataset: str, out: Path, work: Path) -> None
         # Imported here, so that a download does not pay for the fonts.
         from genlib.data.kinds.digits import draw_digits
 
-        draw_dataset(dataset, out, lambda folder: draw_digits(folder, source.train_images, source.test_images))
+        def draw(folder: Path) -> None:
+            draw_digits(folder, source.train_images, source.test_images)
+
     elif isinstance(source, FacesSource):
         from genlib.data.kinds.faces import draw_faces
 
         counts = (source.train_images, source.validation_images, source.test_images)
-        draw_dataset(dataset, out, lambda folder: draw_faces(folder, *counts))
+
+        def draw(folder: Path) -> None:
+            draw_faces(folder, *counts)
+
     else:
         fetch_dataset(source.kind, dataset, out, work)
+        return
+    with claimed(_claim(work), f"drawing {dataset}"):
+        draw_dataset(dataset, out, draw)
 
 
 def draw_dataset(dataset: str, out: Path, draw: Callable[[Path], None]) -> None:
@@ -84,8 +92,9 @@ def fetch_dataset(
     if kind not in catalogue:
         raise GenlibError(f"{dataset}: {kind!r} has no official source; use one of {', '.join(sorted(catalogue))}")
     base = find_mirror(os.environ)
-    with claimed(work.with_name(f"{work.name}.claim"), f"fetching {dataset}"):
-        work.mkdir(parents=True, exist_ok=True)
+    with claimed(_claim(work), f"fetching {dataset}"):
+        with refusal_named(work):
+            work.mkdir(parents=True, exist_ok=True)
         mirror = None if base is None else open_mirror(base, work, transfer)
         records = [_fetch(kind, file, mirror, work / file.name, transfer) for file in catalogue[kind]]
         with staged_folder(out) as folder:
@@ -93,6 +102,11 @@ def fetch_dataset(
                 _place(work / record.name, folder / record.name)
             _write_origin(folder, dataset, records)
         shutil.rmtree(work)
+
+
+def _claim(work: Path) -> Path:
+    """Beside `work`, which goes when all of it is fetched."""
+    return work.with_name(f"{work.name}.claim")
 
 
 def _place(part: Path, path: Path) -> None:

@@ -51,8 +51,9 @@ def map_in_processes(function: Callable[[_Work], _Result], pieces: Iterable[_Wor
 
 
 def _initialize() -> None:
-    """Leave Ctrl-C to the parent, and never outlive it."""
+    """Leave Ctrl-C to the parent, end at once when told to, and never outlive it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     threading.Thread(target=_end_with_parent, daemon=True).start()
 
 

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from numpy.typing import NDArray
 
 from genlib.data.arrays import Labels
-from genlib.data.readers.reading import Picture, Reading, quoted, read_lines, remedy, whole_number
+from genlib.data.readers.decode import FORMATS
+from genlib.data.readers.reading import Picture, Reading, is_name, quoted, read_lines, remedy, whole_number
 from genlib.data.readers.zip import open_zip
 from genlib.errors import GenlibError
 from genlib.settings import CelebaSettings
@@ -78,17 +79,17 @@ def read_attributes(path: Path) -> tuple[list[str], tuple[str, ...], NDArray[np.
     """
     lines = read_lines(path)
     attributes = tuple(lines[1].split()) if len(lines) > 1 else ()
-    if not attributes or len(set(attributes)) != len(attributes):
+    if not attributes or len(set(attributes)) != len(attributes) or not all(map(is_name, attributes)):
         raise GenlibError(f"{path}: line 2 does not name the attributes, each once; {remedy(path)}")
     rows = lines[2:]
     if whole_number(lines[0].strip()) != len(rows):
         raise GenlibError(f"{path}: line 1: {quoted(lines[0])}, but there are {len(rows)} images; {remedy(path)}")
     value = {"1": 1, "-1": 0}
     names: dict[str, None] = {}
-    values = np.empty((len(rows), len(attributes)), np.int64)
+    values = bytearray()  # it grows with what the file holds, not with what two of its lines announce
     for row, line in enumerate(rows):
         name, *tokens = line.split() or [""]
-        if not name.lower().endswith((".jpg", ".jpeg", ".png")) or "/" in name:
+        if PurePosixPath(name).suffix.lower() not in FORMATS or not is_name(name):
             raise GenlibError(f"{path}: line {row + 3}: {quoted(name)} names no .jpg or .png; {remedy(path)}")
         if len(tokens) != len(attributes) or not value.keys() >= set(tokens):
             raise GenlibError(
@@ -98,8 +99,8 @@ def read_attributes(path: Path) -> tuple[list[str], tuple[str, ...], NDArray[np.
         if name in names:
             raise GenlibError(f"{path}: line {row + 3}: {name} is there twice; {remedy(path)}")
         names[name] = None
-        values[row] = [value[token] for token in tokens]
-    return list(names), attributes, values
+        values += bytes(value[token] for token in tokens)
+    return list(names), attributes, np.frombuffer(values, np.uint8).reshape(-1, len(attributes)).astype(np.int64)
 
 
 def read_numbers(path: Path, names: list[str]) -> Labels:

@@ -17,7 +17,13 @@ from genlib.errors import GenlibError
 MAX_SIDE = 1024
 """The largest width or height, in pixels, that is decoded."""
 
-_FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+MAX_SCANS = 100
+"""The most scans that a JPEG is decoded in; progressive encoders make about ten, a bomb as many as fit."""
+
+FORMATS = {".jpg": "JPEG", ".jpeg": "JPEG", ".png": "PNG"}
+"""What a member is, by the end of its name."""
+
+_START_OF_SCAN = b"\xff\xda"
 _COLOURS = ("YCbCr", "RGB")  # of a JPEG; the decoder gives RGB for both
 _FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
@@ -70,7 +76,7 @@ def _decoded(picture: Picture) -> Images:
 
 
 def _kind(picture: Picture) -> str:
-    return _FORMATS[PurePosixPath(picture.member).suffix.lower()]
+    return FORMATS[PurePosixPath(picture.member).suffix.lower()]
 
 
 def _jpeg_frame(picture: Picture, content: bytes) -> tuple[int, int]:
@@ -82,6 +88,10 @@ def _jpeg_frame(picture: Picture, content: bytes) -> tuple[int, int]:
     _check_side(picture, (width, height))
     if colours not in _COLOURS:
         raise _refused(picture, f"has colours of mode {colours}, not RGB")
+    # In the data of a scan, 0xFF is never followed by this byte (ITU-T T.81, B.1.1.5): each match is a marker.
+    scans = content.count(_START_OF_SCAN)
+    if scans > MAX_SCANS:
+        raise _refused(picture, f"has {scans} scans, more than {MAX_SCANS}")
     return width, height
 
 

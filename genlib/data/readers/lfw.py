@@ -10,7 +10,7 @@ import numpy as np
 
 from genlib.data.meter import say
 from genlib.data.readers.members import MEMBERS
-from genlib.data.readers.reading import Picture, Reading, quoted, read_lines, remedy, whole_number
+from genlib.data.readers.reading import Picture, Reading, is_name, quoted, read_lines, remedy, whole_number
 from genlib.data.readers.tgz import read_tgz
 from genlib.errors import GenlibError
 from genlib.settings import LfwSettings
@@ -89,7 +89,7 @@ def read_people(path: Path) -> People:
     for number, row in enumerate(rows, start=2):
         person, *counts = row.split()[:3] or [""]
         images = whole_number(counts[0]) if len(counts) == 1 else None
-        if not images or "/" in person:
+        if not images or not is_name(person):
             raise GenlibError(f"{path}: line {number}: {quoted(row)} is not NAME<tab>IMAGES; {remedy(path)}")
         if person in people:
             raise GenlibError(f"{path}: line {number}: {person} is there twice; {remedy(path)}")

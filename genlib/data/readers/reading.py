@@ -9,8 +9,17 @@ from typing import Literal, NamedTuple
 from genlib.data.arrays import Images, Labels
 from genlib.errors import GenlibError
 
-LIST_BYTES = 64 << 20
+LIST_BYTES = 32 << 20
 """The largest list that is read; CelebA's attributes have 27 MB."""
+
+LIST_LINES = 1_000_002
+"""The most lines of a list; CelebA's attributes have 202,601."""
+
+LINE_CHARACTERS = 10_000
+"""The longest line of a list; CelebA's longest, the names of the attributes, has 464."""
+
+NAME_CHARACTERS = 100
+"""The longest name of an image, person or attribute in a list; LFW's longest has 35."""
 
 
 class Picture(NamedTuple):
@@ -60,10 +69,15 @@ def remedy(path: Path) -> str:
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a list (ASCII or UTF-8), without blank ones at its end. GenlibError if it is no such text."""
+    """The lines of a list (ASCII or UTF-8), without blank ones at its end. GenlibError if it is no such text.
+
+    The limits above are counted in the text as it is, before there is an object in memory for each of its lines.
+    """
     try:
         with path.open("rb") as file:
             content = file.read(LIST_BYTES + 1)
+        if len(content) > LIST_BYTES:
+            raise GenlibError(f"{path}: more than {LIST_BYTES >> 20} MiB, too large for a list; {remedy(path)}")
         text = content.decode("utf-8")
     except FileNotFoundError as error:
         raise GenlibError(f"{path}: no such file; run dvc repro download@{path.parent.name}") from error
@@ -71,9 +85,21 @@ def read_lines(path: Path) -> list[str]:
         raise GenlibError(f"{path}: cannot be read ({error.strerror}); mend that and run dvc repro") from error
     except UnicodeDecodeError as error:
         raise GenlibError(f"{path}: byte {error.start} is no text; {remedy(path)}") from error
-    if len(content) > LIST_BYTES:
-        raise GenlibError(f"{path}: more than {LIST_BYTES >> 20} MiB, too large for a list; {remedy(path)}")
-    return text.rstrip().split("\n")
+    if text.count("\n") > LIST_LINES:
+        raise GenlibError(f"{path}: more than {LIST_LINES} lines, too many for a list; {remedy(path)}")
+    lines = text.rstrip().split("\n")
+    for number, line in enumerate(lines, start=1):
+        if len(line) > LINE_CHARACTERS:
+            raise GenlibError(
+                f"{path}: line {number} has {len(line)} characters, more than the {LINE_CHARACTERS} it may have; "
+                f"{remedy(path)}"
+            )
+    return lines
+
+
+def is_name(text: str) -> bool:
+    """Whether a list may call an image, a person or an attribute so: short, printable, within its folder."""
+    return 0 < len(text) <= NAME_CHARACTERS and text.isprintable() and "/" not in text
 
 
 def whole_number(token: str) -> int | None:

@@ -12,6 +12,7 @@ from gzip import BadGzipFile, GzipFile
 from pathlib import Path
 
 from genlib.data.readers.members import Ledger
+from genlib.data.readers.reading import quoted
 from genlib.errors import GenlibError
 
 _BLOCK = 512
@@ -123,7 +124,7 @@ def _pax_path(records: bytes, ledger: Ledger) -> bytes | None:
             raise ledger.broken("has a corrupt pax header")
         key, _, value = records[len(digits) + 1 : length - 1].partition(b"=")
         if key == b"size" or key.startswith(b"GNU.sparse"):
-            raise ledger.broken(f"has a pax header with {key.decode('ascii', 'replace')}, which no small file needs")
+            raise ledger.broken(f"has a pax header with {quoted(_text(key))}, which no small file needs")
         if key == b"path":
             path = value
         records = records[length:]

@@ -13,10 +13,10 @@ from types import MappingProxyType
 from genlib.data.readers.members import MEMBER_BYTES, Ledger
 from genlib.errors import GenlibError
 
-_TABLE_BYTES = 64 << 20
+_TABLE_BYTES = 32 << 20
 _METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# OSError: a position before the start of the file.
-_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, ValueError, OSError)
+# OSError and OverflowError: a position before the start of the file, or beyond the end of all files.
+_FAULTS = (zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, ValueError, OSError, OverflowError)
 _ENCRYPTED = 0x1 | 0x40 | 0x2000  # flag bits: encrypted, strongly, and the table of contents, too
 
 
@@ -38,7 +38,7 @@ class Zip:
         members = {}
         for info in archive.infolist():
             name = ledger.enter(info.orig_filename)
-            if info.is_dir():
+            if info.orig_filename.endswith("/"):
                 continue
             kind = stat.S_IFMT(info.external_attr >> 16)
             if kind not in (0, stat.S_IFREG):
@@ -60,7 +60,7 @@ class Zip:
         except EOFError as error:
             raise self._ledger.refused(name, "is truncated") from error
         except _FAULTS as error:
-            raise self._ledger.refused(name, f"is corrupt ({error})") from error
+            raise self._ledger.refused(name, f"is corrupt ({_short(error)})") from error
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def open_zip(path: Path) -> Iterator[Zip]:
                 archive = zipfile.ZipFile(file)
             except _FAULTS as error:
                 page = ", perhaps a web page" if _starts_with_tag(path) else ""
-                raise ledger.broken(f"not a zip file, or a truncated one ({error}{page})") from error
+                raise ledger.broken(f"not a zip file, or a truncated one ({_short(error)}{page})") from error
             with archive:
                 yield Zip(archive, ledger)
     except FileNotFoundError as error:
@@ -89,3 +89,8 @@ def open_zip(path: Path) -> Iterator[Zip]:
 def _starts_with_tag(path: Path) -> bool:
     with path.open("rb") as file:
         return file.read(1) == b"<"
+
+
+def _short(error: Exception) -> str:
+    """What the zipfile module says, which may quote 64 kB of a broken header."""
+    return str(error)[:200]

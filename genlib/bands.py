@@ -1,0 +1,285 @@
+"""bands.json: where the committed metrics were made, and how far from them a repetition elsewhere may come out."""
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from genlib.comparison import Result, mean_and_std
+from genlib.errors import GenlibError
+from genlib.experiments import in_experiments, in_workspace, used_params
+from genlib.files import digest, read_json, write_json
+from genlib.params import Params
+
+PATH = Path("bands.json")
+UNKNOWN = "unknown"
+MACHINE = ("processor", "device", "threads", "torch", "cuda")
+"""What decides how sums are rounded: where these are equal, results are equal to the last digit."""
+
+FEWEST = 3
+"""Values that a band is measured from, at least."""
+
+ROUNDING = 1e-4
+"""Share of the largest value by which a band is wider, for roundings that did not show where it was measured."""
+
+ABOUT = (
+    "What metrics/ does not say: where the committed numbers were made (reference), and how far from them a",
+    "repetition on another machine may come out (measured). make verify reads it; two commands write it, no hand.",
+    "",
+    "reference (python -m stages.verify --record): the training behind metrics/<lane>/<run>.json, the file with the",
+    "sha256 metrics_sha256. Where processor, device, threads, torch and cuda are the same, equality holds, no band.",
+    "",
+    "measured (python -m stages.verify --measure): from the results named, those of the workspace and of DVC's",
+    "experiments that have its params and code and differ from it in seed or threads only. A band is the 99 %",
+    "prediction interval for one further value: mean +- t * s * sqrt(1 + 1/n), t being the 0.995 quantile of Student's",
+    "distribution with n - 1 degrees of freedom. So it holds the spread from seed to seed, and that of rounding:",
+    "another number of threads rounds sums differently, as another machine does, and stands in for the spread from",
+    "device to device as long as no second kind of machine was at hand; results of other processors count alike.",
+    "It is wider by 1e-4 of the largest value, for roundings that did not show here. Fewer than 3 values: no band.",
+    "params: digest of the settings the bands are for.",
+)
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class Band(_Entry):
+    """Where one further value of a metric is expected, both ends included, from `n` values."""
+
+    low: float
+    high: float
+    n: int = Field(ge=FEWEST)
+
+
+class Reference(_Entry):
+    """The training behind the metrics file with this sha256. `environment`: see `environment`."""
+
+    metrics_sha256: str
+    commit: str | None
+    date: str
+    seconds: float
+    environment: dict[str, str]
+
+    def is_of(self, provenance: Mapping[str, Any]) -> bool:
+        """Whether `provenance` tells of this very training."""
+        return all(provenance.get(key) == getattr(self, key) for key in ("commit", "date", "seconds"))
+
+
+class Measured(_Entry):
+    """Bands by metric, for the settings with the digest `params`. `results`: what they are from."""
+
+    params: str
+    results: tuple[str, ...]
+    bands: dict[str, Band]
+
+
+class Entry(_Entry):
+    """What is known of a run; None is not yet."""
+
+    reference: Reference | None = None
+    measured: Measured | None = None
+
+
+class Bands(_Entry):
+    """The file. `runs`: by <lane>/<run>."""
+
+    about: tuple[str, ...] = ABOUT
+    runs: dict[str, Entry] = {}
+
+    def of(self, run: str) -> Entry:
+        """What is known of a run, `<lane>/<run>`."""
+        return self.runs.get(run, Entry())
+
+
+def parse(text: str | bytes, where: str) -> Bands:
+    """Read the file's content. GenlibError with `where`, the key and the value that are wrong."""
+    try:
+        return Bands.model_validate_json(text)
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        place = ".".join(map(str, wrong["loc"])) or "content"
+        value = repr(wrong["input"])[:80]
+        raise GenlibError(
+            f"{where}: {place}: {value}: {wrong['msg']}; write it again: python -m stages.verify --record --measure"
+        ) from error
+
+
+def load(path: Path = PATH) -> Bands:
+    """The file of the workspace; an empty one if there is none yet."""
+    return parse(path.read_bytes(), str(path)) if path.exists() else Bands()
+
+
+def write(bands: Bands, path: Path = PATH) -> None:
+    """Write the file, whole or not at all, with today's text on how it is made."""
+    write_json(path, {**bands.model_dump(mode="json"), "about": ABOUT})
+
+
+def environment(provenance: Mapping[str, Any], evaluation: Mapping[str, Any], path: str) -> dict[str, str]:
+    """What results may differ by from one machine to another, in words: `MACHINE`, the images, the measuring network.
+
+    What older files do not say is UNKNOWN. GenlibError naming `path`, the evaluation's, if that is of another shape.
+    """
+    try:
+        card, features = evaluation["dataset"], evaluation["card"]["features"]
+        sources = sorted({file["source"] for file in card["origin"]["files"]})
+        images = [f"{split} {card['sha256'][f'{split}.npy'][:8]}" for split in ("train", "test")]
+        data = ", ".join([card["dataset"], *sources, *([card["edition"]] if card["edition"] else []), *images])
+        network = features["sha256"][:8]
+    except (LookupError, TypeError) as error:
+        raise GenlibError(f"{path}: dataset or card: not of today's shape ({error}); run dvc repro") from error
+    told = {key: provenance.get(key, UNKNOWN) for key in MACHINE}
+    said = {key: "none" if value is None else str(value) for key, value in told.items()}
+    return said | {"data": data, "measuring network": network}
+
+
+def record(old: Bands, everything: Params) -> tuple[Bands, list[str]]:
+    """`old` with the reference of each run that the workspace has the provenance of; and a note on each run.
+
+    A reference of a run that is not here stays, as long as the metrics are those it is for. GenlibError if metrics are
+    not those of the evaluation.json beside the provenance.
+    """
+    runs, notes = {}, []
+    for name, settings in everything.runs.items():
+        run = f"{settings.lane}/{name}"
+        metrics, folder = Path("metrics") / f"{run}.json", Path("runs") / run
+        sha = digest(metrics) if metrics.is_file() else None
+        reference = old.of(run).reference
+        if sha is not None and (folder / "provenance.json").is_file() and (folder / "evaluation.json").is_file():
+            reference = _reference(metrics, folder)
+            notes.append(f"{run}: made {reference.date}, {', '.join(reference.environment[key] for key in MACHINE)}")
+        elif reference is not None and reference.metrics_sha256 != sha:
+            reference = None
+            notes.append(f"{run}: dropped: its reference is of other metrics, and the training is not here")
+        else:
+            notes.append(f"{run}: {'none: the training is not here' if reference is None else 'as it was'}")
+        runs[run] = Entry(reference=reference, measured=old.of(run).measured)
+    return Bands(runs=runs), notes
+
+
+def _reference(metrics: Path, folder: Path) -> Reference:
+    """That of a metrics file, from the run's folder."""
+    provenance, evaluation = folder / "provenance.json", folder / "evaluation.json"
+    training, found = read_mapping(provenance), read_mapping(evaluation, "metrics")
+    if found["metrics"] != read_json(metrics):
+        raise GenlibError(f"{metrics}: not the metrics of {evaluation}; run dvc repro evaluate@{metrics.stem}")
+    told = {key: training.get(key) for key in ("commit", "date", "seconds")}
+    try:
+        where = environment(training, found, str(evaluation))
+        return Reference.model_validate({**told, "metrics_sha256": digest(metrics), "environment": where})
+    except ValidationError as error:
+        wrong = error.errors(include_url=False)[0]
+        raise GenlibError(
+            f"{provenance}: {wrong['loc'][0]}: {wrong['input']!r}: {wrong['msg']}; delete it and run dvc repro"
+        ) from error
+
+
+def measure(old: Bands, everything: Params, raw: Mapping[str, Any], rev: str) -> tuple[Bands, list[str]]:
+    """`old` with the bands of each run that has results enough in the workspace and in DVC's experiments on `rev`.
+
+    A run that has not keeps its bands, unless its settings have changed since. `raw`: params.yaml as it was parsed. The
+    notes say for each run what its bands are from.
+    """
+    runs, notes = {}, []
+    for name, settings in everything.runs.items():
+        run, params = f"{settings.lane}/{name}", settings_digest(everything, raw, name)
+        measured = old.of(run).measured
+        results, left_out = repetitions(name, rev)
+        if len(results) >= FEWEST:
+            wanted = read_json(Path("metrics") / f"{run}.json")
+            found = {metric: band_of(_values(results, metric)) for metric in wanted}
+            measured = Measured(
+                params=params,
+                results=tuple(f"{each.name}: seed {each.seed}, threads {each.params['threads']}" for each in results),
+                bands={metric: band for metric, band in found.items() if band is not None},
+            )
+            notes.append(f"{run}: {len(measured.bands)} bands from {'; '.join(measured.results)}")
+        elif measured is not None and measured.params != params:
+            measured = None
+            notes.append(f"{run}: bands dropped: they are for other settings, and there are {len(results)} results")
+        else:
+            kept = "no bands" if measured is None else "bands as they were"
+            notes.append(f"{run}: {kept}: {len(results)} of {FEWEST} results")
+        if left_out:
+            notes.append(f"  {len(left_out)} left out (python -m stages.compare {name} --experiments), {left_out[0]}")
+        runs[run] = Entry(reference=old.of(run).reference, measured=measured)
+    return Bands(runs=runs), notes
+
+
+def repetitions(run: str, rev: str) -> tuple[list[Result], list[str]]:
+    """The workspace's result of a run and those that differ from it in seed or threads only; notes on others.
+
+    The same result (seed, threads, metrics) counts once. No result if that of the workspace is not up to date.
+    """
+    try:
+        first = in_workspace(run)
+    except GenlibError as error:
+        return [], [f"workspace: left out: {error}"]
+    others, notes = in_experiments(run, rev)
+    results, seen = [first], {_identity(first)}
+    for other in others:
+        different = _difference(first, other)
+        if different is not None:
+            notes.append(f"{other.name}: left out: {different}")
+        elif _identity(other) not in seen:
+            results.append(other)
+            seen.add(_identity(other))
+    return results, notes
+
+
+def _difference(first: Result, other: Result) -> str | None:
+    """What makes `other` no repetition of `first`: a key, with both values; None if it is one.
+
+    Another number of threads trains another measuring network. Keys that only one of two cards has are no difference.
+    """
+    params, cards = (first.params, other.params), (first.card, other.card)
+    keys = [(key, params) for key in {**first.params, **other.params} if key != "threads"]
+    keys += [(key, cards) for key in first.card if key in other.card and key not in ("seed", "features.sha256")]
+    for key, (ours, theirs) in keys:
+        if ours.get(key) != theirs.get(key):
+            return f"{key} is {theirs.get(key)!r}, and {ours.get(key)!r} here"
+    return None
+
+
+def band_of(values: Sequence[float]) -> Band | None:
+    """The 99 % prediction interval for one further value (Student's t); None of fewer than `FEWEST` values.
+
+    Wider by `ROUNDING` of the largest value: equal values here need not be equal to the last digit elsewhere.
+    """
+    n = len(values)
+    if n < FEWEST:
+        return None
+    mean, std = mean_and_std(values)
+    from scipy.special import stdtrit  # three quarters of a second, which only this needs
+
+    reach = float(stdtrit(n - 1, 0.995)) * std * math.sqrt(1 + 1 / n) + ROUNDING * max(map(abs, values))
+    return Band(low=mean - reach, high=mean + reach, n=n)
+
+
+def settings_digest(everything: Params, raw: Mapping[str, Any], run: str) -> str:
+    """One word for all settings that decide a run's numbers, but the seed."""
+    used, _ = used_params(everything, raw, run)
+    return sha256(json.dumps(used, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def read_mapping(path: Path, *keys: str) -> Mapping[str, Any]:
+    """A JSON file that is a mapping with at least these keys. GenlibError if it is not."""
+    found = read_json(path)
+    for key in keys:
+        if not isinstance(found, Mapping) or key not in found:
+            raise GenlibError(f"{path}: {key}: missing; delete the file and run dvc repro")
+    return dict(found)
+
+
+def _identity(result: Result) -> tuple[object, ...]:
+    return result.seed, result.params["threads"], tuple(sorted(result.metrics.items()))
+
+
+def _values(results: Sequence[Result], metric: str) -> list[float]:
+    """Of each result that has it; fid_std is the spread of fid over sample sets."""
+    told = [{**{f"{name}_std": std for name, std in result.spreads.items()}, **result.metrics} for result in results]
+    return [numbers[metric] for numbers in told if metric in numbers]
