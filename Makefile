@@ -4,6 +4,7 @@ PYTHON ?= python3
 HOST := 127.0.0.1
 PORT ?= 5001
 UV := 0.13.9
+FUZZ_SECONDS := 600
 PAGE := presentation/demo/index.html
 SUPPORTED := -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))'
 
@@ -13,7 +14,7 @@ unexport VIRTUAL_ENV PYTHONHOME PYTHONPATH UV_SYSTEM_PYTHON
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export MLFLOW_DISABLE_TELEMETRY := true
 
-.PHONY: help setup demo test repro verify ui lint torture lock
+.PHONY: help setup demo test repro verify ui lint torture fuzz lock
 
 help:
 	@echo "make demo    train on drawn digits and faces and make a page of results (minutes)"
@@ -21,6 +22,7 @@ help:
 	@echo "make repro   bring everything up to date, real datasets included (hours)"
 	@echo "make verify  compare the metrics here with the committed ones"
 	@echo "make torture kill a small pipeline 40 times and compare its bytes (half an hour)"
+	@echo "make fuzz    feed every reader what nobody would write (FUZZ_SECONDS=600 each)"
 	@echo "make ui      serve MLflow on this machine (make ui PORT=5002: elsewhere)"
 	@echo "make lint    check style and types"
 	@echo "make lock    pin the versions that pyproject.toml allows in requirements.lock"
@@ -44,6 +46,10 @@ verify: .venv/ready
 
 torture: .venv/ready
 	python tests/torture.py --kills 40
+
+fuzz: .venv/ready
+	uv pip install --quiet --target .work/fuzz/atheris --require-hashes -r fuzz/requirements.lock
+	PYTHONPATH=.work/fuzz/atheris python -m fuzz --seconds $(FUZZ_SECONDS)
 
 ui: .venv/ready
 	@case "$$MLFLOW_TRACKING_URI" in \

@@ -256,7 +256,7 @@ def band_of(values: Sequence[float]) -> Band | None:
     mean, std = mean_and_std(values)
     from scipy.special import stdtrit  # three quarters of a second, which only this needs
 
-    reach = float(stdtrit(n - 1, 0.995)) * std * math.sqrt(1 + 1 / n) + ROUNDING * max(map(abs, values))
+    reach = float(stdtrit(n - 1, 0.995)) * (std or 0.0) * math.sqrt(1 + 1 / n) + ROUNDING * max(map(abs, values))
     return Band(low=mean - reach, high=mean + reach, n=n)
 
 

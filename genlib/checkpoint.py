@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
-from safetensors import SafetensorError, safe_open
+from safetensors import SafetensorError
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
@@ -23,7 +23,8 @@ from genlib.claims import claimed
 from genlib.device import processor
 from genlib.errors import GenlibError
 from genlib.files import digest, write_bytes
-from genlib.settings import Frozen, ProgressSettings, RunSettings
+from genlib.nets import weights
+from genlib.settings import MOST, Frozen, ProgressSettings, RunSettings
 
 if TYPE_CHECKING:
     from genlib.training import Training
@@ -31,7 +32,17 @@ if TYPE_CHECKING:
 _KEPT = 2
 _FRAMES_BYTES = 4 << 30  # the most that pictures of the progress may take
 
-_Rows = list[dict[str, Annotated[float, Field(allow_inf_nan=False)] | int]]
+_HEADER_BYTES = 16 << 20  # the rows of its curves are in it
+_MOST_STEPS = 1 << 40
+_MOMENTS = {"step", "exp_avg", "exp_avg_sq"}  # what Adam keeps of each weight; every optimizer here is one
+
+_Rows = list[dict[str, Annotated[float, Field(allow_inf_nan=False)] | Annotated[int, Field(ge=-MOST, le=MOST)]]]
+
+
+class _Group(Frozen):
+    """What a schedule moves in a parameter group; the rest is as the settings say."""
+
+    lr: NonNegativeFloat
 
 
 class _Metadata(Frozen):
@@ -43,7 +54,7 @@ class _Metadata(Frozen):
     fingerprint: str
     epoch: PositiveInt
     best_epoch: PositiveInt | None
-    groups: dict[str, list[dict[str, float]]]
+    groups: dict[str, list[_Group]]
     history: _Rows
     steps: _Rows
     seconds: NonNegativeFloat
@@ -125,14 +136,15 @@ class Keeper:
                 raise ValueError(f"it has {path.stat().st_size} bytes, more than a state of this training can have")
             if _digest_of(path).read_bytes() != digest(path).encode():
                 raise ValueError("its checksum differs")
-            with safe_open(path, framework="pt") as file:
-                metadata = _Metadata.model_validate_json((file.metadata() or {})["genlib"])
+            with weights.opened(path, _HEADER_BYTES) as (text, file):
+                metadata = _Metadata.model_validate_json(text)
                 if metadata.fingerprint != self.fingerprint:
                     raise ValueError("it is of another training")
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (not a mapping)
             _check(training, metadata, tensors)
         except (SafetensorError, OSError, ValueError, TypeError, LookupError) as error:
-            return " ".join(str(error).split())[:200] or type(error).__name__
+            reason = " ".join(str(error).split()).encode("unicode_escape").decode()
+            return reason[:200] or type(error).__name__
         _put(training, metadata, tensors)
         return None
 
@@ -153,9 +165,8 @@ def _tensors(training: "Training") -> dict[str, Tensor]:
     return {f"{part}.{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
-def _numbers(optimizer: torch.optim.Optimizer) -> list[dict[str, float]]:
-    """The learning rate of each parameter group: what a schedule moves. The rest is as the settings say."""
-    return [{"lr": float(group["lr"])} for group in optimizer.param_groups]
+def _numbers(optimizer: torch.optim.Optimizer) -> list[_Group]:
+    return [_Group(lr=float(group["lr"])) for group in optimizer.param_groups]
 
 
 def _check(training: "Training", metadata: _Metadata, tensors: Mapping[str, Tensor]) -> None:
@@ -169,14 +180,22 @@ def _check(training: "Training", metadata: _Metadata, tensors: Mapping[str, Tens
     for player, optimizer in training.optimizers.items():
         if len(metadata.groups[player]) != len(optimizer.param_groups):
             raise ValueError(f"it has {len(metadata.groups[player])} parameter groups of {player}")
-        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
-        for index, weight in enumerate(weights):
-            moments = dict(_part(tensors, f"optimizers.{player}.{index}."))
-            step = moments.pop("step")
-            if step.shape or not moments or any(moment.shape != weight.shape for moment in moments.values()):
-                raise ValueError(f"optimizers.{player}.{index} does not go with its weight")
-    if metadata.epoch > training.settings.epochs or len(metadata.history) != metadata.epoch:
-        raise ValueError(f"epoch {metadata.epoch} with {len(metadata.history)} rows of history")
+        moved = [weight for group in optimizer.param_groups for weight in group["params"]]
+        for index, weight in enumerate(moved):
+            like = dict.fromkeys(_MOMENTS, weight) | {"step": torch.zeros(())}
+            moments = _part(tensors, f"optimizers.{player}.{index}.")
+            _alike(f"optimizers.{player}.{index}.", moments, like)
+            if not 0 <= moments["step"] <= _MOST_STEPS:
+                raise ValueError(f"optimizers.{player}.{index}.step is {moments['step'].item()}")
+    for kind in {name.split(".")[1] for name in tensors if name.startswith("frames.")}:
+        first, *others = _part(tensors, f"frames.{kind}.").values()
+        if any((frame.shape, frame.dtype) != (first.shape, first.dtype) for frame in others):
+            raise ValueError(f"frames.{kind} are not all alike")
+    if metadata.epoch > training.settings.epochs or len(metadata.history) != metadata.epoch or not metadata.steps:
+        raise ValueError(f"epoch {metadata.epoch} with {len(metadata.history)} and {len(metadata.steps)} rows")
+    for rows in (metadata.history, metadata.steps):
+        if any(row.keys() != rows[0].keys() for row in rows):
+            raise ValueError("rows of different columns")
 
 
 def _expected(training: "Training") -> dict[str, Mapping[str, Tensor]]:
@@ -202,7 +221,7 @@ def _put(training: "Training", metadata: _Metadata, tensors: Mapping[str, Tensor
     for player, optimizer in training.optimizers.items():
         state = optimizer.state_dict()
         for group, numbers in zip(state["param_groups"], metadata.groups[player], strict=True):
-            group |= numbers
+            group |= numbers.model_dump()
         indices = [index for group in state["param_groups"] for index in group["params"]]
         state["state"] = {index: _part(tensors, f"optimizers.{player}.{index}.") for index in indices}
         optimizer.load_state_dict(state)

@@ -14,6 +14,7 @@ from threadpoolctl import threadpool_limits
 
 from genlib.errors import GenlibError
 
+_OWN_OUTPUTS = (":!dvc.lock", ":!metrics")  # changed by every stage that ends; they decide nothing
 _IDENTITY = {"": "vendor_id", "family ": "cpu family", "model ": "model"}  # words before entries of /proc/cpuinfo
 
 
@@ -58,7 +59,7 @@ def provenance(device: torch.device, seconds: float) -> dict[str, Any]:
     """What may differ between equal runs: commit, date, hardware, versions, seconds of work."""
     return {
         "commit": _git("rev-parse", "HEAD"),
-        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no")),
+        "dirty": bool(_git("status", "--porcelain", "--untracked-files=no", "--", ".", *_OWN_OUTPUTS)),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "hardware": _hardware(device),
         "processor": processor(device),

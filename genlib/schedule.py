@@ -28,6 +28,18 @@ def parse_dot(text: str) -> Graph:
     return {stage: frozenset(before) for stage, before in reads.items()}
 
 
+def with_ancestors(graph: Graph, stages: Iterable[str]) -> set[str]:
+    """The stages and all whose outputs they read, directly or not; KeyError for one that there is not."""
+    found: set[str] = set()
+    pending = list(stages)
+    while pending:
+        stage = pending.pop()
+        if stage not in found:
+            found.add(stage)
+            pending += graph[stage]
+    return found
+
+
 def to_run(graph: Graph, changed: Iterable[str]) -> set[str]:
     """The changed stages and all that read, directly or not, what they write."""
     found = set(changed) & graph.keys()
@@ -47,7 +59,7 @@ def chains(graph: Graph, stages: Iterable[str]) -> list[Chain]:
     done: set[str] = set()
     while waiting := [stage for stage in before if stage not in done]:
         first = next(stage for stage in waiting if before[stage] <= done)
-        chain, known = [first], before[first] | _ancestors(before, first) | {first}
+        chain, known = [first], with_ancestors(before, [first])
         done.add(first)
         while True:
             following = [stage for stage in before if stage not in done and before[stage] <= known]
@@ -59,13 +71,3 @@ def chains(graph: Graph, stages: Iterable[str]) -> list[Chain]:
             done.add(following[0])
         made.append(Chain(tuple(chain), frozenset().union(*(before[stage] for stage in chain)) - frozenset(chain)))
     return made
-
-
-def _ancestors(before: Mapping[str, frozenset[str]], stage: str) -> set[str]:
-    found: set[str] = set()
-    pending = [stage]
-    while pending:
-        more = before[pending.pop()] - found
-        found |= more
-        pending += more
-    return found

@@ -13,7 +13,7 @@ import typer
 
 from genlib import params
 from genlib.errors import GenlibError
-from genlib.schedule import Chain, chains, parse_dot, to_run
+from genlib.schedule import Chain, chains, parse_dot, to_run, with_ancestors
 from stages.command import run
 
 _MOST_JOBS = 8  # by default; each takes about 1 GiB
@@ -34,7 +34,10 @@ def main(
     """Bring stages up to date as `dvc repro` does, several at once. The last word is dvc repro's own."""
     wanted = targets or []
     count = jobs or max(1, min(_MOST_JOBS, _cpus() // params.load().threads))
-    graph = parse_dot(_answer("dag", "--dot", *wanted))
+    graph = parse_dot(_answer("dag", "--dot"))
+    if unknown := [stage for stage in wanted if stage not in graph]:
+        raise GenlibError(f"{unknown[0]}: no such stage; dvc stage list --name-only has them all")
+    graph = {stage: graph[stage] for stage in with_ancestors(graph, wanted or graph)}
     stages = to_run(graph, json.loads(_answer("status", "--json", "--with-deps", *wanted) or "{}"))
     planned = chains(graph, stages)
     failed = _run_all(planned, count, keep_going) if count > 1 and len(planned) > 1 else set()

@@ -1,20 +1,15 @@
 """The pipeline as DVC runs it: a small copy of the project from code to page, and what reruns after a change."""
 
 import json
-import os
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from projects import RUNS, finished
 from ruamel.yaml import YAML
 
-ROOT = Path(__file__).resolve().parent.parent
-RUNS = ("digits-ae", "digits-gan")
 ALL = (
     {"download@digits", "preprocess@digits", "features@digits", "present@demo"}
     | {f"{step}@{name}" for step in ("train", "sample", "evaluate") for name in RUNS}
@@ -24,79 +19,19 @@ OF_THE_GAN = {"train@digits-gan", "sample@digits-gan", "evaluate@digits-gan", "p
 Dvc = Callable[..., str]
 
 
-def shrink(path: Path) -> None:
-    """Digits only, an autoencoder and a GAN, next to nothing to do; comments stay."""
-    yaml = YAML()
-    raw: Any = yaml.load(path)
-    for section in ("data", "features"):
-        for name in [name for name in raw[section] if name != "digits"]:
-            del raw[section][name]
-    raw["data"]["digits"]["validation_images"] = 40
-    raw["data"]["digits"]["source"] |= {"train_images": 300, "test_images": 110}
-    raw["features"]["digits"] |= {"epochs": 1, "batch_size": 50, "width": 2}
-    raw["progress"] |= {"frames": 3, "images": 9, "codes": 30}
-    for model in ("ae", "vae", "gan"):
-        raw[model] |= {"width": 2, "epochs": 1, "batch_size": 50, "latent_dim": 5}
-    raw["gan"]["discriminator_width"] = 2
-    raw["sample"] |= {"images": 110, "grid": 16}
-    raw["evaluate"] |= {"sets": 2, "pairs": 10, "nearest_images": 100, "importance_of": {}}
-    for name in [name for name in raw["runs"] if name not in RUNS]:
-        del raw["runs"][name]
-    for key in ("epochs", "batch_size", "width", "discriminator_width"):
-        raw["runs"]["digits-gan"].pop(key, None)
-    for lane in [lane for lane in raw["lanes"] if lane != "demo"]:
-        del raw["lanes"][lane]
-    yaml.dump(raw, path)
-
-
 @pytest.fixture(scope="module")
 def dvc(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Dvc]:
-    """A repository with the project's code and small settings; calls dvc in it and returns what it said."""
-    folder = tmp_path_factory.mktemp("repository")
-    settings = tmp_path_factory.mktemp("settings")
-    for name in ("genlib", "stages"):
-        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name in ("params.yaml", "dvc.yaml", ".dvcignore", ".gitignore"):
-        shutil.copy(ROOT / name, folder / name)
-    (folder / "comparisons").mkdir()  # of no lane
-    shrink(folder / "params.yaml")
-    environment = {key: value for key, value in os.environ.items() if not key.startswith(("DVC_", "GIT_", "MLFLOW_"))}
-    environment |= {
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "GENLIB_TRACKING": "off",
-        "GENLIB_DEVICE": "cpu",
-        "DVC_NO_ANALYTICS": "true",
-        "DVC_GLOBAL_CONFIG_DIR": str(settings),
-        "DVC_SYSTEM_CONFIG_DIR": str(settings),
-        "DVC_SITE_CACHE_DIR": str(settings),
-        "GIT_CONFIG_GLOBAL": os.devnull,
-        "GIT_CONFIG_SYSTEM": os.devnull,
-    } | {f"GIT_{who}_{what}": "t@t" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-
-    def call(*words: str) -> str:
-        done = subprocess.run(
-            words, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
-        )
-        assert done.returncode == 0, done.stdout
-        return done.stdout
-
-    def run(*words: str) -> str:
-        return call(sys.executable, "-m", "dvc", *words)
-
-    call("git", "init", "--quiet")
-    run("init", "--quiet")
-    shutil.copy(ROOT / ".dvc" / "config", folder / ".dvc" / "config")
-    call("git", "add", ".")
-    call("git", "commit", "--quiet", "--message", "all")
+    """Calls dvc in a copy of the finished project and returns what it said."""
+    project = finished()[0].copy(tmp_path_factory.mktemp("repository"))
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        yield run
+        patch.chdir(project.folder)
+        yield project.dvc
 
 
 @pytest.fixture(scope="module")
-def first(dvc: Dvc) -> str:
+def first() -> str:
     """What the first run said."""
-    return dvc("repro", "present@demo")
+    return finished()[1]
 
 
 def ran(said: str) -> set[str]:
@@ -111,7 +46,7 @@ def change(section: str, key: str, value: str) -> None:
     path.write_text(text)
 
 
-def test_one_command_makes_the_page(first: str) -> None:
+def test_one_command_makes_the_page(dvc: Dvc, first: str) -> None:
     assert ran(first) == ALL
     assert "Traceback" not in first
     for name in RUNS:
@@ -121,7 +56,7 @@ def test_one_command_makes_the_page(first: str) -> None:
     assert all(name in page for name in RUNS)
 
 
-def test_metrics_are_for_git_and_images_are_not(first: str) -> None:
+def test_metrics_are_for_git_and_images_are_not(dvc: Dvc) -> None:
     ignored = subprocess.run(
         ["git", "check-ignore", "metrics/demo/digits-gan.json", "data/raw", "runs/demo", "presentation/demo", ".work"],
         capture_output=True,

@@ -6,7 +6,7 @@ Networks work on pixels in -1..1.
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field, PositiveInt
+from pydantic import Field
 
 from genlib import nets
 from genlib.settings import RunSettings
@@ -29,7 +29,7 @@ class Settings(RunSettings):
     `width` is the generator's, `discriminator_width` the discriminator's.
     """
 
-    discriminator_width: PositiveInt
+    discriminator_width: Annotated[int, Field(ge=1, le=1024)]
     dropout: Annotated[float, Field(ge=0, lt=1)]
     leaky_slope: Annotated[float, Field(ge=0, lt=1)]
     real_label: Annotated[float, Field(gt=0.5, le=1)]
