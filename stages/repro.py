@@ -37,7 +37,8 @@ def main(
     graph = parse_dot(_answer("dag", "--dot"))
     if unknown := [stage for stage in wanted if stage not in graph]:
         raise GenlibError(f"{unknown[0]}: no such stage; dvc stage list --name-only has them all")
-    graph = {stage: graph[stage] for stage in with_ancestors(graph, wanted or graph)}
+    needed = with_ancestors(graph, wanted or graph)
+    graph = {stage: before for stage, before in graph.items() if stage in needed}
     stages = to_run(graph, json.loads(_answer("status", "--json", "--with-deps", *wanted) or "{}"))
     planned = chains(graph, stages)
     failed = _run_all(planned, count, keep_going) if count > 1 and len(planned) > 1 else set()
@@ -56,7 +57,8 @@ def _run_all(planned: list[Chain], count: int, keep_going: bool) -> set[str]:
     running: dict[Future[set[str]], Chain] = {}
     with ThreadPoolExecutor(count) as pool:
         while pending or running:
-            for chain in [chain for chain in pending if chain.after & outside <= done]:
+            # The last one first: of a dataset's runs that is the GAN, which takes longest.
+            for chain in [chain for chain in reversed(pending) if chain.after & outside <= done]:
                 if len(running) < count and (keep_going or not failed):
                     pending.remove(chain)
                     running[pool.submit(_run_chain, chain)] = chain
