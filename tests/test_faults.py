@@ -486,7 +486,7 @@ class Repository:
         self.nursery, self.project, self.folder = nursery, project, project.folder
         path = self.folder / "params.yaml"
         raw = YAML().load(path)
-        raw["runs"]["digits-ae"] |= {"epochs": 12}
+        raw["runs"]["digits-ae"] |= {"epochs": 11}
         YAML().dump(raw, path)
 
     def repro(self, target: str = "train@digits-ae") -> Command:
