@@ -120,7 +120,7 @@ class Nursery:
         return json.loads(self._process.stdout.readline())
 
     def close(self) -> None:
-        """End it."""
+        """End it, and what it has started and nobody has waited for."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         self._process.wait()
@@ -180,11 +180,13 @@ def _run(module: str) -> int:
 
 def _serve() -> bool:
     """Answer requests; False when there are no more, True in a process that is to become a command."""
+    running = set()
     for line in sys.stdin:
         request = json.loads(line)
         answer: Any = None
         if "wait" in request:
             answer = _wait(request["wait"], request["seconds"])
+            running.discard(request["wait"])
         elif "mount" in request:
             answer = subprocess.run(["mount", *request["mount"]], capture_output=True, text=True, check=False).stderr
         else:
@@ -192,7 +194,10 @@ def _serve() -> bool:
             if answer == 0:
                 _become(request)
                 return True
+            running.add(answer)
         print(json.dumps(answer), flush=True)
+    for pid in running:  # a test that failed has not waited for them
+        os.killpg(pid, signal.SIGKILL)
     return False
 
 

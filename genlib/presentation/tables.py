@@ -168,6 +168,8 @@ def said(key: str, number: Measured) -> str:
     """A number in its metric's unit, with its standard deviation where there is one."""
     shown = _metric(key).shown
     if shown == "yes or no":
+        if 0 < number.mean < 1:  # over several trainings
+            return f"in {number.mean:.0%}"
         return "yes" if number.mean else "no"
     if shown == "number":
         return text.measured(number.mean, number.std)
