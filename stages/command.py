@@ -46,6 +46,7 @@ def run(stage: Callable[..., None]) -> None:
         finally:
             atexit.register(_end_in_peace)
 
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, _terminate)
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(guarded)

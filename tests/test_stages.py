@@ -3,8 +3,10 @@
 import json
 import math
 import os
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -536,6 +538,18 @@ def test_ctrl_c_is_exit_code_130(monkeypatch: pytest.MonkeyPatch, capsys: pytest
         run(stage)
     assert caught.value.code == 130
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+def test_ctrl_c_while_a_stage_still_imports_is_one_line() -> None:
+    words = [sys.executable, "-m", "stages.train", "no-such-run", "--data", "d", "--network", "n", "--model", "m"]
+    words += ["--log", "l", "--provenance", "p"]
+    with subprocess.Popen(words, cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        time.sleep(1)  # importing torch takes longer
+        process.send_signal(signal.SIGINT)
+        assert process.stderr is not None
+        said = process.stderr.read()
+    assert (process.returncode, len(said.splitlines())) == (130, 1), said
+    assert said.startswith("interrupted; ")
 
 
 def test_any_other_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
