@@ -60,7 +60,7 @@ def pixels(picture: Picture, shape: Shape) -> Images:
 
 
 class Decoder:
-    """Makes pixels of one picture after another, in the same memory: asking for more each time takes as long again."""
+    """Makes pixels of one picture after another, in the same memory: new pages for each would take a third longer."""
 
     def __init__(self, shape: Shape) -> None:
         (width, height), (left, _, right, _) = shape.frame, shape.box
