@@ -10,6 +10,6 @@ def _interrupted(*_: object) -> None:
     os._exit(130)
 
 
-# `python -m stages.train` imports for seconds before it can answer Ctrl-C; until then this does (see stages.command).
+# `python -m stages.train` imports for seconds before it can answer Ctrl-C; until then this does (see genlib.terminal).
 if sys.argv[0] == "-m" and signal.getsignal(signal.SIGINT) is signal.default_int_handler:
     signal.signal(signal.SIGINT, _interrupted)
