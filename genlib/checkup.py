@@ -205,7 +205,9 @@ def dataset(root: Path, name: str, settings: DatasetSettings, found: Mirror | No
         return Finding(Level.OK, subject, f"not here; all {len(CATALOGUE[kind])} files are in the mirror")
     where = "not here, and there is no mirror" if found is None else f"not here; the mirror lacks {_some(lacking)}"
     if not network:
-        return Finding(Level.NOTE, subject, f"{where}; official sources not asked", "python -m genlib doctor --network asks them")
+        return Finding(
+            Level.NOTE, subject, f"{where}; official sources not asked", "python -m genlib doctor --network asks them"
+        )
     faults = [fault for file in lacking if (fault := _unreachable(kind, file)) is not None]
     if faults:
         remedy = "try later, or fill a mirror: README.md, Real data"

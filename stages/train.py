@@ -59,7 +59,7 @@ def main(
         history.write(log, state, shape)
         write_json(provenance, device.provenance(on, state.seconds))
         tracker.set_tags({MODEL_TAG: digest(model)})
-        tracker.log_artifacts(model, "model")
+        tracker.log_model(model, shape, int(state.history[-1]["images"]))
         keeper.discard()
     if state.best_epoch is not None:
         best, last = (state.history[epoch - 1]["val_fid"] for epoch in (state.best_epoch, state.epoch))
