@@ -96,7 +96,7 @@ class TrainedModel:
             GenlibError: the model does not encode, or takes images of another shape.
         """
         self._must_encode()
-        given = np.ascontiguousarray(images)
+        given = np.require(images, requirements=["C", "W"])  # torch warns of arrays that are read-only
         if given.dtype != np.uint8 or given.shape[1:] != self.shape:
             wanted = " ".join(map(str, self.shape))
             raise GenlibError(
@@ -150,7 +150,7 @@ class TrainedModel:
         square = solid.crop((left, upper, left + side, upper + side))
         if side != size:
             square = square.resize((size, size), Image.Resampling.LANCZOS)
-        array = np.asarray(square)
+        array = np.array(square)
         return array[None, None] if channels == 1 else array.transpose(2, 0, 1)[None]
 
     def _must_encode(self) -> None:
