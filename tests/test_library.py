@@ -1,5 +1,7 @@
 """`from genlib import load`: numpy in, numpy out, as the networks give it; mistakes in one line; cheap to import."""
 
+import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -13,12 +15,14 @@ from PIL import Image
 
 import genlib
 from genlib import models, training
+from genlib.cli import COMMANDS
 from genlib.data.readers.decode import Shape, pixels
 from genlib.data.readers.reading import Picture
 from genlib.errors import GenlibError
 from genlib.library import TrainedModel
 from genlib.settings import RunSettings
 
+ROOT = Path(__file__).resolve().parent.parent
 GREY, COLOUR = (1, 28, 28), (3, 32, 32)
 Written = Callable[..., Path]
 
@@ -191,3 +195,30 @@ def test_a_grid_is_as_square_as_it_can_be() -> None:
     images = np.arange(5, dtype=np.uint8)[:, None, None, None].repeat(8, 2).repeat(8, 3)
     assert genlib.grid(images).size == (3 * 17 + 1, 2 * 17 + 1)
     assert genlib.grid(images, columns=5, scale=1).size == (5 * 9 + 1, 9 + 1)
+
+
+def test_the_page_on_the_library_names_what_there_is() -> None:
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    _, promised, methods, commands, _ = re.split(
+        r"^\| (?:name|of a|command) .*\n\| --- \|.*\n", page + "\n| name |\n| --- |\n", flags=re.M
+    )
+    rows = [re.findall(r"`(\w+)", line.split(" | ")[0]) for line in promised.split("\n\n")[0].splitlines()]
+    assert sorted(name for names in rows for name in names[:1]) == sorted(genlib.__all__)
+    named = {
+        name for line in methods.split("\n\n")[0].splitlines() for name in re.findall(r"`(\w+)", line.split(" | ")[0])
+    }
+    public = {name for name in [*vars(TrainedModel), "model"] if not name.startswith("_")}
+    assert named == public
+    assert set(re.findall(r"^\| `python -m genlib (\w+)", commands, flags=re.M)) == set(COMMANDS)
+
+
+def test_what_the_page_on_the_library_calls_is_called_so() -> None:
+    page = (ROOT / "docs" / "library.md").read_text(encoding="utf-8")
+    for name, said in re.findall(r"^\| `(\w+)\(([^)]*)\)`", page, flags=re.M):
+        function = getattr(genlib, name, None) or getattr(TrainedModel, name)
+        taken = [
+            name if parameter.default is parameter.empty else f"{name}={parameter.default!r}".replace("'", '"')
+            for name, parameter in inspect.signature(function).parameters.items()
+            if name != "self"
+        ]
+        assert said == ", ".join(taken), name
