@@ -316,8 +316,8 @@ def test_a_whole_project_is_well_and_its_changes_are_named(repository: Project) 
     assert "problem" not in said
     for expected in (
         "ok       data digits        here, prepared",
-        "note     runs demo          trained, to be sampled or measured again: digits-ae (runs/demo/digits-ae/samples.npy)",
-        "note     runs demo          trained with other settings, code or data: digits-gan (gan)",
+        "runs demo          trained, to be sampled or measured again: digits-ae (runs/demo/digits-ae/samples.npy)",
+        "runs demo          trained with other settings, code or data: digits-gan (gan)",
         "next: dvc repro evaluate@digits-ae evaluate@digits-gan",
         "open presentation/demo/index.html in a browser",
     ):
