@@ -2,7 +2,10 @@
 
 import sys
 
+from genlib.interrupts import answer_at_once
+
 if __name__ == "__main__":
+    answer_at_once()
     try:
         from genlib.cli import main
     except ModuleNotFoundError as error:

@@ -112,9 +112,9 @@ def packages(root: Path) -> Iterator[Finding]:
 
 def computing(threads: int) -> Finding:
     """torch, the device that would be used, and the threads that a stage takes."""
-    from genlib import device
+    import torch
 
-    import torch  # isort: skip
+    from genlib import device
 
     cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:

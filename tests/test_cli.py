@@ -32,6 +32,17 @@ RUNS = {
 }
 COMMANDS = [module.name for module in pkgutil.iter_modules(stages.__path__) if module.name != "command"]
 
+INTERRUPT = """
+import os, signal
+
+class Interrupting:
+    def find_spec(self, name, *_):
+        if name == "pydantic":
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupting())
+"""
+
 
 @pytest.fixture
 def project(alone: Path, small: Callable[..., RunSettings]) -> Path:
@@ -240,3 +251,8 @@ def test_help_of_a_stage_says_where_settings_and_their_units_are() -> None:
         [sys.executable, "-m", "stages.download", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
     assert "Settings are in params.yaml, whose comments give their units" in re.sub(r"\s+", " ", said)
+
+
+def test_ctrl_c_while_it_imports_is_one_line() -> None:
+    said = as_module("doctor", before=INTERRUPT)
+    assert (said.returncode, said.stderr) == (130, "interrupted; nothing was begun, run it again\n")
