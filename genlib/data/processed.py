@@ -10,22 +10,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genlib.data.arrays import Labels
+from genlib.data.arrays import Images, Labels
 from genlib.data.partial import check_space
-from genlib.data.readers import celeba, lfw, mnist
+from genlib.data.readers import celeba, folder, lfw, mnist
 from genlib.data.readers.decode import Shape, frame_of, pixels
+from genlib.data.readers.photos import Photos
 from genlib.data.readers.reading import Picture, Reading
 from genlib.data.workers import map_in_processes
 from genlib.errors import GenlibError
 from genlib.files import digest, read_json, staged_folder, write_array, write_json
-from genlib.settings import CelebaSettings, DatasetSettings, IdxSettings, LfwSettings
+from genlib.settings import CelebaSettings, DatasetSettings, FolderSettings, IdxSettings, LfwSettings
 
 WORKERS = "GENLIB_WORKERS"
 """Environment variable: how many processes decode. The result does not depend on it."""
 
 _BATCH_IMAGES = 32
 _BATCH_BYTES = 4 << 20
-_REAL_PEOPLE = ("lfw", "celeba")
+_PRIVATE = ("lfw", "celeba", "folder")  # photographs of people, or what may be
 
 
 def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) -> dict[str, Any]:
@@ -42,9 +43,9 @@ def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) ->
     shape = _shape(dataset, settings, reading, first)
     counts = {split: len(labels) for split, labels in reading.labels.items()}
     with staged_folder(out) as folder:
-        channels = len(pixels(first, shape))
+        channels = len(_pixels(first, shape, reading.photos))
         check_space(out.parent, sum(counts.values()) * channels * shape.size**2, str(out))
-        sums = _write_images(folder, counts, channels, shape, chain([first], pictures), workers)
+        sums = _write_images(folder, counts, channels, shape, reading.photos, chain([first], pictures), workers)
         for split, labels in reading.labels.items():
             write_array(folder / f"{split}_labels.npy", labels)
         for split, identities in (reading.identities or {}).items():
@@ -55,7 +56,7 @@ def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) ->
         card = {
             "dataset": dataset,
             "origin": origin,
-            "people": settings.source.kind in _REAL_PEOPLE,
+            "people": settings.source.kind in _PRIVATE,
             "edition": reading.edition(shape.frame),
             "image_size": settings.image_size,
             "channels": channels,
@@ -66,8 +67,8 @@ def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) ->
             "people_counts": _people_counts(reading),
             "mean": mean,
             "std": deviation,
-            "crop": _crop_in_words(shape),
-            "resize": _resize_in_words(shape),
+            "crop": _crop_in_words(shape) if reading.photos is None else reading.photos.crop,
+            "resize": _resize_in_words(shape) if reading.photos is None else reading.photos.resize,
             "split_rule": reading.split_rule,
             "sha256": {path.name: digest(path) for path in sorted(folder.glob("*.npy"))},
         }
@@ -95,11 +96,16 @@ def _read(dataset: str, settings: DatasetSettings, raw: Path) -> Reading:
             return lfw.read(dataset, settings, raw)
         case CelebaSettings():
             return celeba.read(settings, raw)
+        case FolderSettings():
+            return folder.read(dataset, settings, raw)
     raise TypeError(f"no reader for {type(settings).__name__}")
 
 
 def _shape(dataset: str, settings: DatasetSettings, reading: Reading, first: Picture) -> Shape:
-    """What every picture has and becomes, by the first one."""
+    """What every picture has and becomes, by the first one; of photographs, only what they become."""
+    if reading.photos is not None:
+        size = settings.image_size
+        return Shape((size, size), (0, 0, size, size), size)
     width, height = frame_of(first)
     if reading.crop is None:
         return Shape((width, height), (0, 0, width, height), settings.image_size)
@@ -113,7 +119,13 @@ def _shape(dataset: str, settings: DatasetSettings, reading: Reading, first: Pic
 
 
 def _write_images(
-    folder: Path, counts: Mapping[str, int], channels: int, shape: Shape, pictures: Iterator[Picture], workers: int
+    folder: Path,
+    counts: Mapping[str, int],
+    channels: int,
+    shape: Shape,
+    photos: Photos | None,
+    pictures: Iterator[Picture],
+    workers: int,
 ) -> NDArray[np.int64]:
     """Write <split>.npy, uint8 N C H W: the pictures are read here, decoded and written by `workers` processes.
 
@@ -127,7 +139,7 @@ def _write_images(
             np.lib.format.write_array_header_1_0(file, header)
             starts[split] = file.tell()
     sums = np.zeros((2, channels), np.int64)
-    for of_batch in map_in_processes(_Writer(folder, starts, channels, shape), _batches(pictures), workers):
+    for of_batch in map_in_processes(_Writer(folder, starts, channels, shape, photos), _batches(pictures), workers):
         sums += of_batch
     for split in counts:
         with (folder / f"{split}.npy").open("rb") as file:
@@ -143,6 +155,7 @@ class _Writer:
     starts: Mapping[str, int]
     channels: int
     shape: Shape
+    photos: Photos | None
 
     def __call__(self, batch: list[Picture]) -> NDArray[np.int64]:
         """Sums over the training images in the batch, 2 C: of each channel's levels and of their squares."""
@@ -151,7 +164,7 @@ class _Writer:
         files = {split: os.open(self.folder / f"{split}.npy", os.O_WRONLY) for split in {p.split for p in batch}}
         try:
             for picture in batch:
-                image = pixels(picture, self.shape)
+                image = _pixels(picture, self.shape, self.photos)
                 _write_at(files[picture.split], image.tobytes(), self.starts[picture.split] + picture.row * size)
                 if picture.split == "train":
                     levels = image.reshape(self.channels, -1).astype(np.float64)  # in which these sums are exact
@@ -160,6 +173,10 @@ class _Writer:
             for file in files.values():
                 os.close(file)
         return sums
+
+
+def _pixels(picture: Picture, shape: Shape, photos: Photos | None) -> Images:
+    return pixels(picture, shape) if photos is None else photos(picture)
 
 
 def _write_at(file: int, content: bytes, offset: int) -> None:
