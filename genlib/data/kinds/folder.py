@@ -45,7 +45,8 @@ class Found:
 
     def passed_over_in_words(self) -> str:
         """Such as "12 .heic, 2 hidden"; empty if nothing was."""
-        return ", ".join(f"{count:,} {what}" for what, count in self.passed_over.most_common(_KINDS_SHOWN))
+        commonest = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))[:_KINDS_SHOWN]
+        return ", ".join(f"{count:,} {what}" for what, count in commonest)
 
 
 def list_images(source: FolderSource, dataset: str, out: Path) -> None:
