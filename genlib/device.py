@@ -13,6 +13,7 @@ import torch
 from threadpoolctl import threadpool_limits
 
 from genlib.errors import GenlibError
+from genlib.memory import keep_freed
 
 _OWN_OUTPUTS = (":!dvc.lock", ":!metrics")  # changed by every stage that ends; they decide nothing
 _IDENTITY = {"": "vendor_id", "family ": "cpu family", "model ": "model"}  # words before entries of /proc/cpuinfo
@@ -27,7 +28,11 @@ def choose(threads: int) -> torch.device:
     """
     # cuBLAS reads it when it starts; without it, it may pick a different sum order from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # What use_deterministic_algorithms(True) does, which imports torch's compiler besides, in a second.
+    torch.set_deterministic_debug_mode("error")
+    # With these algorithms, torch fills whatever it allocates; nothing here reads what was not written.
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    keep_freed()
     torch.set_num_threads(threads)
     threadpool_limits(threads, user_api="blas")
     wish = os.environ.get("GENLIB_DEVICE", "auto")

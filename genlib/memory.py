@@ -1,9 +1,26 @@
-"""Memory that does not suffice: what is recognised as that, and which batch would have fitted."""
+"""Memory: kept from step to step; and where it does not suffice, how that is recognised and which batch would fit."""
 
+import ctypes
 import gc
 from collections.abc import Callable
 
 import torch
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_LARGEST_THRESHOLD = 32 << 20  # that glibc takes
+_KEPT_BYTES = 2**31 - 1
+
+
+def keep_freed() -> None:
+    """Let glibc's allocator, where there is one, keep up to 2 GiB of what is freed instead of giving it back.
+
+    Every training step frees what it allocated. By default, large pieces are given back each time, and the kernel maps
+    and clears new pages for the next step: 15,000 of them, a sixth of the time, in one step of MNIST's VAE.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
+        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
 
 
 def is_shortage(error: BaseException) -> bool:

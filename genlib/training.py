@@ -4,6 +4,7 @@ import math
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -123,9 +124,9 @@ def run(
     train_images, val_images = resident(train, training.device), resident(val, training.device)
     steps_per_epoch = len(train) // settings.batch_size
     frame_steps = _frame_steps(steps_per_epoch * settings.epochs, progress.frames)
-    row_steps = {
-        math.ceil(steps_per_epoch * n / progress.rows_per_epoch) for n in range(1, progress.rows_per_epoch + 1)
-    }
+    row_ends = sorted(
+        {math.ceil(steps_per_epoch * n / progress.rows_per_epoch) for n in range(1, progress.rows_per_epoch + 1)}
+    )
     if training.epoch == 0:
         _record_frame(training, train_images, val_images, progress, 0)
 
@@ -133,9 +134,7 @@ def run(
         began = time.perf_counter()
         epoch = training.epoch + 1
         noise = rng.generator(seed, "noise", epoch, training.device)
-        pending: list[Tensor] = []
-        rows: list[Row] = []
-        means: list[list[float]] = []
+        losses: list[Tensor] = []
 
         # Train on every image once.
         with rng.default_generators(seed, "dropout", epoch), precision:
@@ -143,26 +142,29 @@ def run(
             bar = tqdm(batches, f"epoch {epoch}/{settings.epochs}", steps_per_epoch, leave=False, disable=None)
             for index, images in enumerate(bar, start=1):
                 step = training.epoch * steps_per_epoch + index
-                losses = _step(training, images, noise)
+                step_losses = _step(training, images, noise)
+                losses.append(torch.stack([step_losses[name] for name in objective.LOSSES]))
                 if training.averaged is not None and settings.ema_halflife_images is not None:
                     kept = decay(settings.batch_size, settings.ema_halflife_images, step * settings.batch_size)
                     average_into(training.averaged, training.networks[objective.DRAWS], kept)
-                pending.append(torch.stack([losses[name] for name in objective.LOSSES]))
-
-                # Losses stay on the device until a row is due.
-                if index in row_steps:
-                    values = _checked(torch.stack(pending), objective.LOSSES, epoch, step)
-                    pending.clear()
-                    means += values
-                    row = dict(zip(objective.LOSSES, np.mean(values, axis=0).tolist(), strict=True))
-                    rows.append({"step": step, "images": step * settings.batch_size, **row})
+                # A GPU is asked for its losses at the end of the epoch only: to ask is to wait for it.
+                if index in row_ends and training.device.type == "cpu":
+                    _checked(torch.stack(losses), objective.LOSSES, epoch, step)
                 if step in frame_steps:
                     _record_frame(training, train_images, val_images, progress, step)
 
-        # Measure the held-out losses, judge samples, write down the epoch and keep the state.
+        # Take down the losses, each row of the curves the mean over its steps.
+        values = np.array(_checked(torch.stack(losses), objective.LOSSES, epoch, epoch * steps_per_epoch))
+        rows: list[Row] = []
+        for first, end in pairwise([0, *row_ends]):
+            step = training.epoch * steps_per_epoch + end
+            of_row = dict(zip(objective.LOSSES, values[first:end].mean(axis=0).tolist(), strict=True))
+            rows.append({"step": step, "images": step * settings.batch_size, **of_row})
         seen = epoch * steps_per_epoch * settings.batch_size
-        row = {"epoch": epoch, "images": seen}
-        row |= dict(zip((f"train_{name}" for name in objective.LOSSES), np.mean(means, axis=0).tolist(), strict=True))
+        row: Row = {"epoch": epoch, "images": seen}
+        row |= dict(zip((f"train_{name}" for name in objective.LOSSES), values.mean(axis=0).tolist(), strict=True))
+
+        # Measure the held-out losses, judge samples, write down the epoch and keep the state.
         row |= {f"val_{name}": value for name, value in heldout(training, val_images, epoch).items()}
         alarm = None
         if judge is not None:

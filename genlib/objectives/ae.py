@@ -42,7 +42,8 @@ def optimizer(player: str, networks: "Networks", settings: Settings) -> "Optimiz
     """Adam on both networks."""
     from torch.optim import Adam
 
-    return Adam([weight for name in PLAYERS[player] for weight in networks[name].parameters()], lr=settings.lr)
+    weights = [weight for name in PLAYERS[player] for weight in networks[name].parameters()]
+    return Adam(weights, lr=settings.lr, fused=weights[0].is_cuda)
 
 
 def train_step(

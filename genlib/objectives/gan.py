@@ -51,7 +51,8 @@ def optimizer(player: str, networks: "Networks", settings: Settings) -> "Optimiz
     """Adam on one player's weights."""
     from torch.optim import Adam
 
-    return Adam(networks[player].parameters(), lr=settings.lr, betas=(settings.beta1, 0.999))
+    weights = list(networks[player].parameters())
+    return Adam(weights, lr=settings.lr, betas=(settings.beta1, 0.999), fused=weights[0].is_cuda)
 
 
 def discriminator_loss(real_logits: "Tensor", fake_logits: "Tensor", real_label: float) -> "Tensor":
