@@ -123,8 +123,8 @@ def test_a_folder_without_labels_and_a_model_of_ones_own(project: Project) -> No
     of_runs = {f"{step}@mine-{name}" for step in ("train", "sample", "evaluate") for name in ("vae", "gan", "lsgan")}
     of_data = {f"{step}@{name}" for step in ("download", "preprocess") for name in ("mine", "faces")}
     assert set(ran) == of_runs | of_data | {"features@faces", "present@mine"}
-    page = (project.folder / "presentation" / "mine" / "index.html").read_text()
-    assert all(said in page for said in ("My photographs", "mine-vae", "mine-gan", "mine-lsgan"))
+    pages = "".join(path.read_text() for path in (project.folder / "presentation" / "mine").glob("*.html"))
+    assert all(said in pages for said in ("My photographs", "mine-vae", "mine-gan", "mine-lsgan"))
     for name in ("vae", "gan", "lsgan"):
         evaluation = json.loads((project.folder / f"runs/mine/mine-{name}/evaluation.json").read_text())
         assert evaluation["card"]["features"]["name"] == "classifier of faces's 20 attributes"
