@@ -285,9 +285,11 @@ def _check_labels(dataset: DatasetSettings, name: str) -> None:
 
 
 def _check_shape(data: Mapping[str, DatasetSettings], run: str, settings: RunSettings) -> None:
-    """A measuring network takes images of the shape that it was trained on, and no others."""
+    """A measuring network takes images of the shape that it was trained on, and no others: those of a folder may be
+    of any.
+    """
     own, known = image_shape(data[settings.dataset]), image_shape(data[settings.features])
-    if own != known:
+    if isinstance(data[settings.dataset], FolderSettings) and own != known:
         raise GenlibError(
             f"params.yaml: runs.{run}.features: the images of {settings.features} are {_by(known)}, those of "
             f"{settings.dataset} {_by(own)} (channels x height x width), and a measuring network takes one shape; name "
