@@ -285,9 +285,7 @@ def _check_labels(dataset: DatasetSettings, name: str) -> None:
 
 
 def _check_shape(data: Mapping[str, DatasetSettings], run: str, settings: RunSettings) -> None:
-    """A measuring network takes images of the shape that it was trained on, and no others: those of a folder may be
-    of any.
-    """
+    """Images of a folder may have any shape; a measuring network takes none but that which it was trained on."""
     own, known = image_shape(data[settings.dataset]), image_shape(data[settings.features])
     if isinstance(data[settings.dataset], FolderSettings) and own != known:
         raise GenlibError(
