@@ -36,7 +36,7 @@ class Dropout(nn.Dropout):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if not self.training or input.is_cuda:
+        if not self.training or self.p == 0 or input.is_cuda:
             return super().forward(input)
         dropped = round(self.p * 2**16)
         whole = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
