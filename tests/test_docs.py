@@ -11,6 +11,8 @@ from ruamel.yaml import YAML
 
 PROJECT = Path(__file__).parents[1]
 DOCUMENTS = ("README.md", "CONTRIBUTING.md")
+PAGES = sorted(path.relative_to(PROJECT).as_posix() for path in (*PROJECT.glob("*.md"), *PROJECT.glob("*/*.md")))
+COMMANDS = [page for page in PAGES if page != "docs/extending.md"]  # tests/test_extending.py runs what that one says
 REGISTRY = re.compile(r"\b(pypi|npmjs|anaconda|debian)\.(org|com)\b|pythonhosted\.|\bproxy\.golang\.", re.IGNORECASE)
 MACHINE_PATH = re.compile(r"(?<![\w.>/*-])/(root|home|Users|work|opt|mnt)/\w")
 
@@ -95,6 +97,43 @@ def test_stages_exist(name: str) -> None:
         assert set(re.findall(r"\b[a-z]+@[\w-]+", line)) <= _stages(), line
         for module in re.findall(r"python -m (stages\.\w+)", line):
             assert (PROJECT / (module.replace(".", "/") + ".py")).is_file(), line
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_commands_of_every_page_exist(name: str) -> None:
+    for line in _code(_read(name)):
+        assert set(re.findall(r"(?<!Python )\bmake ([a-z]+)(?= |$)", line)) <= _targets(), line
+        assert set(
+            re.findall(r"(?<![\w/])(?:download|preprocess|features|train|sample|evaluate|present)@[\w-]+", line)
+        ) <= (_stages()), line
+        for module in re.findall(r"python -m ((?:stages|benchmarks)(?:\.\w+)+|fuzz|genlib)\b", line):
+            path = PROJECT / module.replace(".", "/")
+            assert path.with_suffix(".py").is_file() or (path / "__main__.py").is_file(), line
+        for command in re.findall(r"python -m genlib ([a-z]+)", line):
+            assert command in {"sample", "reconstruct", "interpolate", "compare", "doctor"}, line
+
+
+@pytest.mark.parametrize("name", PAGES)
+def test_links_lead_somewhere(name: str) -> None:
+    """Links to files of the project and to headings of pages; addresses elsewhere are not asked."""
+    for target in re.findall(
+        r"\]\(([^)\s]+)\)", re.sub(r"^```.*?^```", "", _read(name), flags=re.MULTILINE | re.DOTALL)
+    ):
+        if target.startswith(("http://", "https://")):
+            continue
+        path, _, heading = target.partition("#")
+        file = (PROJECT / name).parent / path if path else PROJECT / name
+        assert file.exists(), f"{name}: {target}"
+        if heading:
+            assert heading in _headings(file.read_text(encoding="utf-8")), f"{name}: {target}"
+
+
+def _headings(page: str) -> set[str]:
+    """Anchors of a page's headings, as GitHub makes them."""
+    found = re.findall(
+        r"^#+ (.+)$", re.sub(r"^```.*?^```", "", page, flags=re.MULTILINE | re.DOTALL), flags=re.MULTILINE
+    )
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in found}
 
 
 def test_settings_exist() -> None:
