@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -32,10 +33,12 @@ def _code(document: str) -> list[str]:
     return [line.split("  #")[0].strip() for block in fenced for line in block.splitlines()] + inline
 
 
+@cache
 def _targets() -> set[str]:
     return set(re.findall(r"^([a-z]+):", _read("Makefile"), flags=re.MULTILINE))
 
 
+@cache
 def _stages() -> set[str]:
     """Names as DVC makes them: `step@key` for each key of the section of params.yaml that the step runs over."""
     params = _yaml("params.yaml")
