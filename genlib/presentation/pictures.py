@@ -15,7 +15,7 @@ _WIDE_PIXELS = 720
 _LARGE_BYTES = 150_000
 _LOSSLESS: dict[str, Any] = {"lossless": True, "quality": 50, "method": 4}
 _STILL: dict[str, Any] = {"quality": 90, "method": 4}
-_MOVING: dict[str, Any] = {"quality": 75, "method": 4}
+_MOVING: dict[str, Any] = {"quality": 65, "method": 4}
 _TYPES = {".png": "image/png", ".gif": "image/gif"}
 
 
