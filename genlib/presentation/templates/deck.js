@@ -37,13 +37,17 @@ addEventListener("scrollend", () => { aimed = null; });
 addEventListener("wheel", () => { aimed = null; }, { passive: true });
 addEventListener("touchstart", () => { aimed = null; }, { passive: true });
 
+// Keys that what has the focus needs itself.
+const ARROWS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"];
+const OWN_KEYS = [
+  ["input", [...ARROWS, "Home", "End", "PageUp", "PageDown"]],
+  ["svg, canvas", ARROWS],
+  ["a, button", [" ", "Enter"]],
+];
+
 addEventListener("keydown", (event) => {
-  const busy = event.target.closest("input, button, a, dialog, svg[tabindex], canvas[tabindex]");
-  const held = event.ctrlKey || event.metaKey || event.altKey;
-  if (held || event.defaultPrevented || contents.open) return;
-  if (busy && !["PageDown", "PageUp", "Home", "End", "t", "T"].includes(event.key)) {
-    if (!busy.matches("a, button") || [" ", "Enter"].includes(event.key)) return;
-  }
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || contents.open) return;
+  if (OWN_KEYS.some(([selector, keys]) => event.target.matches(selector) && keys.includes(event.key))) return;
   const tall = slides[current].offsetHeight > innerHeight + 2;
   const steps = { ArrowRight: 1, PageDown: 1, ArrowLeft: -1, PageUp: -1 };
   if (!tall) Object.assign(steps, { ArrowDown: 1, ArrowUp: -1, " ": event.shiftKey ? -1 : 1 });
