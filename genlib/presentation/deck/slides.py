@@ -87,7 +87,7 @@ def _all(lane: Lane) -> Iterator[Slide]:
 def _opening(lane: Lane) -> Slide:
     drawn = [*lane.of("vae"), *lane.of("gan")] or lane.runs
     shown = [run for run in drawn if run.settings.latent_dim != 2] or drawn
-    picked = [run for index, run in enumerate(shown) if index in (0, len(shown) - 1)]
+    picked = {run.name: run for run in (shown[0], lane.first("gan") or shown[0], shown[-1])}.values()
     columns = [Column([still(run, "samples.png", f"{run.kind} on {run.card.title}")]) for run in picked]
     names = ", ".join(dict.fromkeys(run.card.title for run in lane.runs))
     lead = (

@@ -73,7 +73,14 @@ contents.addEventListener("click", (event) => {
 });
 
 // Without this a resized window shows the seam between two slides.
-addEventListener("resize", () => slides[current].scrollIntoView({ behavior: "instant" }));
+let lastWidth = innerWidth;
+addEventListener("resize", () => {
+  // On a phone the bars of the browser come and go: the height alone says nothing.
+  if (innerWidth !== lastWidth || slides[current].offsetHeight <= innerHeight + 2) {
+    slides[current].scrollIntoView({ behavior: "instant" });
+  }
+  lastWidth = innerWidth;
+});
 addEventListener("hashchange", () => {
   const index = slides.findIndex((slide) => "#" + slide.id === location.hash);
   if (index >= 0 && index !== current) goTo(index);
