@@ -8,17 +8,7 @@ from pathlib import Path
 from genlib.errors import GenlibError
 from genlib.presentation import catalogue, text
 from genlib.presentation.comparisons import Comparison, read_comparisons
-from genlib.presentation.deck.blocks import (
-    Block,
-    Chart,
-    Diagram,
-    Film,
-    Missing,
-    Part,
-    Provenance,
-    Series,
-    Still,
-)
+from genlib.presentation.deck.blocks import Block, Chart, Diagram, Film, Missing, Part, Provenance, Series, Still
 from genlib.presentation.deck.media import gif_frames, progress_frames, read_progress
 from genlib.presentation.pictures import embed
 from genlib.presentation.results import Card, Folders, Network, RunResults, read_run
