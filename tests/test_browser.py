@@ -2,6 +2,7 @@
 
 import re
 import shutil
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -300,11 +301,22 @@ def test_touch_moves_through_the_plane(opened: Opened) -> None:
 def test_one_printed_page_a_slide(opened: Opened, tmp_path: Path) -> None:
     page = opened.page()
     count = page.evaluate("slides.length")
-    page.pdf(path=tmp_path / "slides.pdf", prefer_css_page_size=True, print_background=True)
-    data = (tmp_path / "slides.pdf").read_bytes()
+    path = tmp_path / "slides.pdf"
+    page.pdf(path=path, prefer_css_page_size=True, print_background=True)
+    data = path.read_bytes()
     assert len(re.findall(rb"/Type\s*/Page\b", data)) == count
     sizes = set(re.findall(rb"/MediaBox\s*\[0 0 ([\d.]+) ([\d.]+)\]", data))
     assert [[float(side) for side in size] for size in sizes] == [pytest.approx([960, 540], abs=1.5)]
+    if (reader := shutil.which("pdftotext")) is None:
+        pytest.skip("one page a slide; what is on them was not read: no pdftotext on this machine")
+    pages = subprocess.run([reader, path, "-"], capture_output=True, text=True, check=True).stdout.split("\f")
+    expected = page.evaluate(
+        """slides.map((slide, index) => [`${index + 1} / ${slides.length}`, slide.querySelector("h1, h2").textContent,
+          ...[...slide.querySelectorAll("figcaption")].map((one) => one.textContent)])"""
+    )
+    for printed, words in zip(pages, expected, strict=False):
+        said = "".join(printed.split())
+        assert [one for one in words if "".join(one.split()) not in said] == []
 
 
 def test_without_motion_nothing_moves_by_itself(opened: Opened) -> None:

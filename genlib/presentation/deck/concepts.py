@@ -246,8 +246,8 @@ def gan(lane: Lane) -> Iterator[Slide]:
         "GAN learning mechanism",
         "One network is held constant while the other learns",
         [Column([_moves(run) for run in runs[:3]])],
-        "Measured: how far each network's weights move in each half of a training step. "
-        "The network that is held constant moves by exactly 0.",
+        "Measured on copies of the trained networks, with fresh optimizers: how far the weights move in each half of a "
+        "training step. The network that is held constant moves by exactly 0.",
         provenance=provenance(runs[:3]),
     )
     yield _training_d(runs[0])
