@@ -150,7 +150,7 @@ def test_keys_with_motion(opened: Opened) -> None:
     page = opened.page(reduced_motion="no-preference")
     for _ in range(4):
         page.keyboard.press("ArrowRight")
-    page.wait_for_timeout(1500)
+    page.wait_for_timeout(1000)
     assert (current(page), in_view(page)) == (4, 4)
 
 

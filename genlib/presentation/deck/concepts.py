@@ -116,9 +116,9 @@ def vae(lane: Lane, run: Run) -> Iterator[Slide]:
                         ]
                     ),
                 ],
-                2,
+                3,
             ),
-            Column([_gradient_variance(run)], 3),
+            Column([_gradient_variance(run)], 4),
         ],
         provenance=provenance([run]),
     )
@@ -297,7 +297,7 @@ def _training_d(run: Run) -> Slide:
                         [f"Label of real images in this run: {label}.", "When D is right half of the time, it guesses."]
                     ),
                 ],
-                2,
+                3,
             ),
             Column(
                 [
@@ -308,7 +308,7 @@ def _training_d(run: Run) -> Slide:
                         "guesses",
                     )
                 ],
-                3,
+                4,
             ),
         ],
         provenance=provenance([run]),
@@ -332,9 +332,9 @@ def _training_g(run: Run) -> Slide:
                         ]
                     ),
                 ],
-                2,
+                3,
             ),
-            Column([progress_film(run, f"{run.name}: the same random codes")], 3),
+            Column([progress_film(run, f"{run.name}: the same random codes")], 4),
         ],
         provenance=provenance([run]),
     )

@@ -98,7 +98,7 @@ def _architecture(run: Run, row: str, kind: str) -> Slide:
         f"{run.card.dataset}-{run.model}-architecture",
         row,
         f"{run.card.title}: {kind}",
-        f"{_capital(run.kind)}: {len(networks)} networks, {text.number(total)} weights",
+        f"{_capital(run.kind)}: {_counted(len(networks))}, {text.number(total)} weights",
         [Column(diagrams(run))],
         notices=[said] if said else (),
         provenance=provenance([run]),
@@ -167,6 +167,10 @@ def _yardstick(runs: Sequence[Run]) -> Block:
         return Facts(said)
     marks = {name: (number.mean, tables.said(key, number)) for name, number in numbers.items()}
     return Yardstick(metric.label, first.floor or 0.0, first.ceiling, marks, metric.better)
+
+
+def _counted(networks: int) -> str:
+    return {1: "one network", 2: "two networks"}.get(networks, f"{networks} networks")
 
 
 def _capital(words: str) -> str:
