@@ -28,7 +28,7 @@ def dataset(lane: Lane, name: str) -> Iterator[Slide]:
     if gan is not None and (role != ROWS["celeba"] or "lfw" not in lane.datasets):
         yield _architecture(gan, "11" if digits else role, "GAN architecture")
     if not {"vae", "gan"} & {run.model for run in runs}:
-        yield _architecture(runs[0], role, "architecture")
+        yield _architecture(runs[0], "10" if digits else role, "architecture")
     row = "12" if digits else role
     yield _results(card, best, row)
     yield _measured(card, best, row)
