@@ -111,6 +111,18 @@ def test_the_presentations_own_datasets(lane: Lane) -> None:
     assert "VAE after 2 epochs" in text
 
 
+def test_the_stated_activation_stands_beside_the_chosen_one(lane: Lane) -> None:
+    runs, folders = lane
+    shutil.copytree(folders.runs / "digits-vae", folders.runs / "digits-vae-relu")
+    shutil.copy(folders.metrics / "digits-vae.json", folders.metrics / "digits-vae-relu.json")
+    runs["digits-vae-relu"] = runs["digits-vae"].model_copy(update={"output": "relu"})
+    deck = slides.build("demo", "t", runs, folders)
+    (said,) = next(slide for slide in deck.slides if slide.id == "digits-vae-architecture").notices[1:]
+    assert said.startswith("Measured by the last activation: sigmoid FID 12.00")
+    assert "; relu FID 12.00" in said
+    assert "(digits-vae-relu)" in said
+
+
 def test_a_lane_of_ones_own_has_no_slides_of_others(lane: Lane) -> None:
     runs, folders = rename(lane, {"digits": "stamps", "faces": "coins"})
     deck = slides.build("mine", "Mine", {"stamps-vae": runs["stamps-vae"]}, folders)

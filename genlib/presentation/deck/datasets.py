@@ -24,11 +24,11 @@ def dataset(lane: Lane, name: str) -> Iterator[Slide]:
     digits = role == ROWS["mnist"]
     yield _data(runs[0], "9" if digits else role)
     if vae is not None and (digits or not role):
-        yield _architecture(vae, "10" if digits else role, "VAE architecture")
+        yield _architecture(vae, runs, "10" if digits else role, "VAE architecture")
     if gan is not None and (role != ROWS["celeba"] or "lfw" not in lane.datasets):
-        yield _architecture(gan, "11" if digits else role, "GAN architecture")
+        yield _architecture(gan, runs, "11" if digits else role, "GAN architecture")
     if not {"vae", "gan"} & {run.model for run in runs}:
-        yield _architecture(runs[0], "10" if digits else role, "architecture")
+        yield _architecture(runs[0], runs, "10" if digits else role, "architecture")
     row = "12" if digits else role
     yield _results(card, best, row)
     yield _measured(card, best, row)
@@ -89,20 +89,29 @@ def _data(run: Run, row: str) -> Slide:
     )
 
 
-def _architecture(run: Run, row: str, kind: str) -> Slide:
+def _architecture(run: Run, others: Sequence[Run], row: str, kind: str) -> Slide:
     networks = run.results.architecture.networks
     total = sum(network.parameters for network in networks)
     departures = catalogue.departures(run.model, run.results.settings, run.card.image_size)
-    said = f"Differs from what the presentation states: {'; '.join(departures)}." if departures else ""
+    notices = [f"Differs from what the presentation states: {'; '.join(departures)}."] if departures else []
     return Slide(
         f"{run.card.dataset}-{run.model}-architecture",
         row,
         f"{run.card.title}: {kind}",
         f"{_capital(run.kind)}: {_counted(len(networks))}, {text.number(total)} weights",
         [Column(diagrams(run))],
-        notices=[said] if said else (),
+        notices=[*notices, *_outputs(run, others)],
         provenance=provenance([run]),
     )
+
+
+def _outputs(run: Run, others: Sequence[Run]) -> list[str]:
+    """How a run compares with those that differ from it in the last activation only."""
+    ignored = {"output"}
+    own = run.settings.model_dump(exclude=ignored)
+    alike = [one for one in others if one.model == run.model and one.settings.model_dump(exclude=ignored) == own]
+    said = [f"{one.settings.model_dump().get('output')} {tables.distance(one.results)} ({one.name})" for one in alike]
+    return [f"Measured by the last activation: {'; '.join(said)}."] if len(said) > 1 else []
 
 
 def _results(card: Card, runs: Sequence[Run], row: str) -> Slide:
