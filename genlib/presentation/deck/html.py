@@ -19,10 +19,10 @@ def render(deck: Deck, pptx: str, results: str) -> str:
 
 
 def change(relative: float) -> str:
-    """A relative change of weights: "0" where nothing moved, else in per cent to two digits."""
+    """A relative change of weights: "0" where nothing moved at all, else in per cent: 0.29%, 3e-07%."""
     if relative == 0:
         return "0"
-    return f"{100 * relative:.2g}%" if relative >= 1e-5 else f"{100 * relative:.0e}%"
+    return f"{100 * relative:.2f}%" if relative >= 1e-4 else f"{100 * relative:.0e}%"
 
 
 def _code(said: str) -> Markup:

@@ -24,6 +24,7 @@ from pptx.util import Inches, Pt
 
 from genlib.presentation import text
 from genlib.presentation.deck import plots
+from genlib.presentation.deck.html import change
 from genlib.presentation.deck.blocks import (
     Bars,
     Block,
@@ -354,10 +355,7 @@ def _table(page: Any, block: Table, box: Box) -> None:
 
 def _moves(page: Any, block: Moves, box: Box) -> None:
     head = [block.title, *(f"{index}: {moves} learns" for index, (moves, _) in enumerate(block.half_steps, start=1))]
-    rows = [
-        [name, *(f"{100 * changes[name]:.2g}%" if changes[name] else "0" for _, changes in block.half_steps)]
-        for name in block.networks
-    ]
+    rows = [[name, *(change(changes[name]) for _, changes in block.half_steps)] for name in block.networks]
     made = _grid(page, head, rows, Box(box.left, box.top, box.width, min(box.height, 1.6)), 13)
     for row, name in enumerate(block.networks, start=1):
         for column, (_, changes) in enumerate(block.half_steps, start=1):
