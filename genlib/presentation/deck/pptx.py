@@ -24,7 +24,6 @@ from pptx.util import Inches, Pt
 
 from genlib.presentation import text
 from genlib.presentation.deck import plots
-from genlib.presentation.deck.html import change
 from genlib.presentation.deck.blocks import (
     Bars,
     Block,
@@ -43,6 +42,7 @@ from genlib.presentation.deck.blocks import (
     Table,
     Yardstick,
 )
+from genlib.presentation.deck.html import change
 
 _WIDTH, _HEIGHT, _MARGIN = 13.333, 7.5, 0.6
 _BODY_TOP, _BODY_BOTTOM = 1.75, 6.75
