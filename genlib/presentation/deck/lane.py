@@ -8,7 +8,7 @@ from pathlib import Path
 from genlib.errors import GenlibError
 from genlib.presentation import catalogue, text
 from genlib.presentation.comparisons import Comparison, read_comparisons
-from genlib.presentation.deck.blocks import Block, Chart, Diagram, Film, Missing, Part, Provenance, Series, Still
+from genlib.presentation.deck.blocks import Chart, Diagram, Film, Missing, Part, Provenance, Series, Still
 from genlib.presentation.deck.media import gif_frames, progress_frames, read_progress
 from genlib.presentation.pictures import embed
 from genlib.presentation.results import Card, Folders, Network, RunResults, read_run
@@ -184,9 +184,8 @@ def diagram(network: Network) -> Diagram:
             last = parts[-1]
             shown = "" if layer.type == "Reshape" else _then(layer.type, layer.detail)
             then = ", ".join(said for said in (last.then, shown) if said)
-            parts[-1] = Part(last.name, last.detail, then, layer.output or last.output, last.parameters)
-            if layer.parameters:
-                parts[-1] = Part(last.name, last.detail, then, layer.output, last.parameters + layer.parameters)
+            weights = last.parameters + layer.parameters
+            parts[-1] = Part(last.name, last.detail, then, layer.output or last.output, weights)
     return Diagram(network.name, network.input, parts, network.parameters)
 
 
@@ -229,8 +228,3 @@ def _from(source: str) -> str:
 def missing_run(what: str, line: str, lane: str) -> Missing:
     """A run that the lane lacks, and how to add it."""
     return Missing(what, f"params.yaml, under runs: {line}; then dvc repro present@{lane}")
-
-
-def either(first: Run | None, make: Callable[[Run], Block], otherwise: Missing) -> Block:
-    """What a run shows, or what is missing without it."""
-    return otherwise if first is None else make(first)
