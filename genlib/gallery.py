@@ -22,6 +22,7 @@ from genlib.errors import GenlibError
 from genlib.figures import animation, curves, grids, latent, moments
 from genlib.figures.neighbours import nearest, neighbours
 from genlib.files import write_json
+from genlib.metrics.alternation import alternating, half_steps
 from genlib.metrics.gradient_variance import gradient_variance
 from genlib.models import Model
 from genlib.settings import SampleSettings
@@ -34,6 +35,7 @@ _STRENGTHS = np.linspace(-2, 2, 7)
 _MEAN_OF = 20_000
 _BATCH = 250
 _LARGE = 48
+_ALTERNATIONS = 3
 _GRADIENTS = {
     "reparameterized": "pathwise",
     "score function": "score_function",
@@ -97,6 +99,8 @@ def draw(
         _two_dimensions(model, progress, data, attributes, settings, figures)
     if hasattr(objective, "posterior") and not hasattr(objective, "observe"):  # it is measured on the squared error
         _gradients(model, data.heldout, settings, figures)
+    if alternating(objective):
+        _alternation(model, data.train.images, figures)
 
 
 def attribute_columns(data: Data, names: Sequence[str]) -> dict[str, int]:
@@ -265,6 +269,13 @@ def _gradients(model: Model, heldout: Split, settings: SampleSettings, out: Path
         out / "gradient_variance.json",
         {"draws": settings.gradient_draws, "images": len(images), "total_variance": totals},
     )
+
+
+def _alternation(model: Model, images: Images, out: Path) -> None:
+    """Measure which weights each half of a training step moves."""
+    batches = np.array(images[: _ALTERNATIONS * model.settings.batch_size])
+    moves = [{"moves": half.moves, "changes": half.changes} for half in half_steps(model, batches, _ALTERNATIONS)]
+    write_json(out / "alternation.json", {"batch_size": model.settings.batch_size, "half_steps": moves})
 
 
 def _progress(path: Path) -> dict[str, Tensor]:

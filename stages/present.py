@@ -1,4 +1,4 @@
-"""Stage present: the results of a lane as one HTML page."""
+"""Stage present: what a lane shows: slides, all results, slides for PowerPoint."""
 
 from pathlib import Path
 from typing import Annotated
@@ -8,7 +8,8 @@ import typer
 from genlib import params
 from genlib.claims import claimed_output
 from genlib.files import staged_folder
-from genlib.presentation.page import Folders, build
+from genlib.presentation import site
+from genlib.presentation.results import Folders
 from stages.command import run
 
 
@@ -19,13 +20,12 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     comparisons: Annotated[Path | None, typer.Option(help="Folder of the lane's comparisons; may be missing.")] = None,
 ) -> None:
-    """Write a lane's page: data, architectures, results and where they come from, in one file."""
+    """Write a lane's slides (index.html, presentation.pptx) and the page of all its results (results.html)."""
     settings = params.load()
     members = settings.lane(lane)
     with claimed_output(out), staged_folder(out) as folder:
-        page = build(lane, settings.lanes[lane].title, members, Folders(runs, metrics, comparisons))
-        (folder / "index.html").write_text(page, encoding="utf-8")
-    print(f"{lane}: {len(members)} runs in {out / 'index.html'}; open it in a browser")
+        count = site.write(folder, lane, settings.lanes[lane].title, members, Folders(runs, metrics, comparisons))
+    print(f"{lane}: {len(members)} runs on {count} slides in {out / site.DECK}; open it in a browser")
 
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ def test_images_of_the_dataset_are_in_a_folder_of_their_own(project: None) -> No
 
 
 def test_the_page_shows_both_runs_and_the_attributes(project: None) -> None:
-    page = Path("presentation/demo/index.html").read_text()
+    page = Path("presentation/demo/results.html").read_text()
     assert "faces-vae" in page
     assert "faces-gan" in page
     assert "Eyeglasses" in page

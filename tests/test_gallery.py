@@ -39,7 +39,7 @@ EXPECTED: dict[str, tuple[set[str], set[str]]] = {
         | {"codes.png", "codes.gif", "manifold.png"},
         OF_IMAGES | {"interpolations.png", "reconstructions.png", "attributes.png"},
     ),
-    "gan": (FIGURES | DRAWN | {"samples_last.png", "interpolations.png"}, OF_IMAGES),
+    "gan": (FIGURES | DRAWN | {"samples_last.png", "interpolations.png", "alternation.json"}, OF_IMAGES),
 }  # fmt: skip
 OWN: dict[str, dict[str, Any]] = {
     "ae": {"model": "ae"},

@@ -14,28 +14,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lanes import FIGURES, REAL, RUNS, Lane, evaluation, folders_in, settings, write_run
 from PIL import Image
 
 from genlib import params
 from genlib.comparison import Row, write_csv
 from genlib.errors import GenlibError
-from genlib.figures.animation import progress_gif
-from genlib.figures.grids import grid, save_png
 from genlib.files import write_json
 from genlib.presentation import catalogue, text
 from genlib.presentation.catalogue import Figure
-from genlib.presentation.page import Folders, build
+from genlib.presentation.page import build
 from genlib.presentation.pictures import embed
+from genlib.presentation.results import Folders
 from genlib.settings import LaneSettings, RunSettings
 from stages import present
 
 VOID = {"meta", "img", "source", "br", "hr", "input", "link"}
-FIGURES = {
-    "ae": ("samples.png", "curves.png"),
-    "vae": ("samples.png", "curves.png", "progress.gif"),
-    "gan": ("samples.png", "oddity.png"),
-}
-REAL = {"ae": ("reconstructions.png",), "vae": (), "gan": ("neighbours.png",)}
 
 
 @dataclass(frozen=True)
@@ -92,91 +86,6 @@ def read(html: str) -> Page:
     return page
 
 
-def pictures(folder: Path, names: tuple[str, ...]) -> None:
-    rng = np.random.default_rng(0)
-    for name in names:
-        images = rng.integers(0, 256, (6, 1, 8, 8), dtype=np.uint8)
-        if name.endswith(".gif"):
-            progress_gif(np.stack([images, images[::-1]]), [0, 100], folder / name, columns=3)
-        else:
-            save_png(grid(images, 3), folder / name)
-
-
-def write_run(folders: Folders, run: str, model: str, metrics: dict[str, float]) -> None:
-    training = folders.runs / run / "training"
-    layer = {"name": "0", "type": "Linear", "detail": "64 outputs <&>", "output": [64], "parameters": 4160}
-    network = {"name": "encoder", "parameters": 4160, "input": [1, 8, 8], "output": [64], "layers": [layer]}
-    write_json(training / "architecture.json", {"networks": [network]})
-    write_json(training / "settings.json", {"seed": 7, "model": model, "lr": 1e-4, "ema_halflife_images": None})
-    (training / "history.csv").write_text("epoch,images,train_generation\n1,600,3.5\n2,1200,2.5\n")
-    provenance: dict[str, Any] = {"commit": "0123456789abcdef", "dirty": True, "date": "2025-03-09T10:00:00+00:00"}
-    provenance |= {"hardware": "2 CPU cores", "device": "cpu", "torch": "2.11", "python": "3.11", "threads": 2}
-    write_json(training.parent / "provenance.json", provenance | {"seconds": 200.4})
-    write_json(folders.runs / run / "evaluation.json", evaluation(run, metrics))
-    write_json(folders.metrics / f"{run}.json", metrics)
-    pictures(folders.runs / run / "figures", FIGURES[model])
-    pictures(folders.runs / run / "real", ("data.png", *REAL[model]))
-
-
-LIMITS = {
-    "fid": {"floor": 1.25, "ceiling": 120.5, "bias": 0.75},
-    "kid": {"floor": -0.1, "ceiling": 50.0},
-    "min_class_share": {"floor": 0.5, "ceiling": 0.25},
-    "density": {"floor": 1.0, "ceiling": 0.125},
-}
-
-
-def evaluation(run: str, metrics: dict[str, float]) -> dict[str, Any]:
-    """As evaluate writes it: what `metrics` has of samples with a deviation of 2 %, and density besides."""
-    features = {"name": "classifier trained on toy", "sha256": "cd" * 32, "dimensions": 16}
-    images = {"dataset": "toy", "edition": None, "image_size": 8, "crop": None, "test_sha256": "ef" * 32}
-    card: dict[str, Any] = {"protocol": 1, "features": features, "images": images, "split": "test"}
-    card |= {"reference": 300, "samples": 250, "sets": 5, "floor": "300 others", "ceiling": "300 draws"}
-    card |= {"leading": "fid", "neighbours": 3, "checkpoint": "last", "seed": 7, "novel_fact": 11}
-    samples = {
-        key: {"mean": value, "std": 0.02 * value} | LIMITS[key]
-        for key, value in (metrics | {"density": 0.625}).items()
-        if key in LIMITS
-    }
-    encoding = {key: value for key, value in metrics.items() if key in ("recon_psnr", "nll")}
-    if encoding:
-        encoding["kl"] = 0.5
-    everything: dict[str, Any] = {"run": run, "metrics": metrics, "samples": samples, "encoding": encoding}
-    everything |= {"card": card, "class_shares": {"cat": 0.954, "dog": 0.046}, "new_section": {"depth": 3}}
-    return everything | {"measuring_network": {"accuracy": 0.992, "baseline": None}, "dataset": dataset_card("toy")}
-
-
-def dataset_card(name: str) -> dict[str, Any]:
-    file = {"name": "train.gz", "bytes": 9912422, "sha256": "ab" * 32, "source": "mirror", "verified": "content"}
-    card: dict[str, Any] = {"dataset": name, "origin": {"dataset": name, "files": [file]}, "image_size": 8}
-    card |= {"channels": 1, "classes": ["cat", "dog"], "counts": {"train": 600, "val": 100, "test": 300}}
-    card |= {"class_counts": {"train": [310, 290], "val": [51, 49], "test": [150, 150]}, "mean": [0.13], "std": [0.3]}
-    card |= {"crop": None, "resize": None, "split_rule": "the last 100 of MNIST", "sha256": {}}
-    card |= {"people": False, "edition": None, "labels": "classes", "people_counts": None}
-    return card
-
-
-def settings(dataset: str, model: str) -> RunSettings:
-    return RunSettings(
-        lane="demo", dataset=dataset, features=dataset, model=model, net="deck28", latent_dim=2, width=8, epochs=2,
-        batch_size=4, flip=False, lr=0.1, ema_halflife_images=None, precision="float32",
-    )  # fmt: skip
-
-
-Lane = tuple[dict[str, RunSettings], Folders]
-
-
-RUNS = {
-    "toy-ae": {"fid": 90.0, "fid_std": 1.8, "kid": 40.0, "recon_psnr": 20.0},
-    "toy-vae": {"fid": 12.3456, "fid_std": 0.25, "kid": 4.0, "min_class_share": 0.0456},
-    "toy-gan": {"fid": 8.0, "fid_std": 0.16, "kid": 5.0, "min_class_share": 0.031, "novelty": 1234567},
-}
-
-
-def folders_in(root: Path) -> Folders:
-    return Folders(root / "runs" / "demo", root / "metrics" / "demo")
-
-
 @pytest.fixture(scope="module")
 def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("written")
@@ -203,7 +112,8 @@ def test_whole_and_offline(lane: Lane) -> None:
     assert not parsed.of("link")
     for _, attributes in parsed.tags:
         for key in ("src", "href", "srcset"):
-            assert (attributes.get(key) or "data:").startswith(("data:", "#"))
+            beside = attributes.get(key) == "index.html"  # the slides
+            assert beside or (attributes.get(key) or "data:").startswith(("data:", "#"))
     assert "url(" not in html
     assert "@import" not in html
 
@@ -236,7 +146,8 @@ def test_anchors_lead_somewhere(lane: Lane) -> None:
     parsed = page(lane)
     names = [attributes["id"] for _, attributes in parsed.tags if "id" in attributes]
     assert len(names) == len(set(names))
-    assert {(link["href"] or "").removeprefix("#") for link in parsed.of("a")} <= set(names)
+    inside = {link["href"] or "" for link in parsed.of("a")} - {"index.html"}
+    assert {link.removeprefix("#") for link in inside} <= set(names)
 
 
 def test_numbers_side_by_side(lane: Lane) -> None:
@@ -708,10 +619,10 @@ def test_the_stage_takes_comparisons(lane: Lane, tmp_path: Path, monkeypatch: py
     monkeypatch.setattr(params, "load", lambda: Parameters(lane[0]))
     folders = {"runs": lane[1].runs, "metrics": lane[1].metrics, "out": tmp_path / "out"}
     present.main("demo", **folders, comparisons=tmp_path / "comparisons")
-    assert "Repeated" not in (tmp_path / "out/index.html").read_text()
+    assert "Repeated" not in (tmp_path / "out/results.html").read_text()
     write_csv(tmp_path / "comparisons/seeds.csv", [seeds_row()])
     present.main("demo", **folders, comparisons=tmp_path / "comparisons")
-    assert "Repeated" in (tmp_path / "out/index.html").read_text()
+    assert "Repeated" in (tmp_path / "out/results.html").read_text()
 
 
 @pytest.mark.parametrize(

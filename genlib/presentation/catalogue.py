@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from genlib.presentation import text
+
 DATASETS = {"mnist": "MNIST", "lfw": "LFW", "celeba": "CelebA", "digits": "drawn digits", "faces": "drawn faces"}
 
 MODELS = {
@@ -12,6 +14,8 @@ MODELS = {
     "bernoulli_vae": "variational autoencoder, Bernoulli likelihood",
     "gan": "generative adversarial network",
 }
+
+SHORT = {"ae": "autoencoder", "vae": "VAE", "bernoulli_vae": "Bernoulli VAE", "gan": "GAN"}
 
 STATED: Mapping[str, Mapping[str, object]] = {
     "vae": {"net": "deck28", "width": 32, "output": "relu"},
@@ -255,3 +259,13 @@ FIGURES_OF = {
 def figure(name: str, model: str) -> Figure:
     """The words for the figure file `name` of a run of `model`; an unknown one is called by its file name."""
     return FIGURES_OF.get((model, name)) or FIGURES.get(name, Figure(name, ""))
+
+
+def departures(model: str, settings: Mapping[str, object], image_size: int) -> list[str]:
+    """Settings that are not what the presentation states, such as "output sigmoid (stated: relu)"."""
+    stated = STATED.get(model, {}) if image_size == STATED_SIZE else {}
+    return [
+        f"{key} {text.value(settings[key])} (stated: {text.value(value)})"
+        for key, value in stated.items()
+        if key in settings and settings[key] != value
+    ]

@@ -1,4 +1,4 @@
-"""One self-contained HTML page for a lane: results in, text out. Needs no torch, no network, no git."""
+"""The results page of a lane, all numbers and pictures in one HTML file. Needs no torch, no network, no git."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from genlib.presentation.results import (
     AttributeAccuracy,
     Card,
     Evaluation,
+    Folders,
     MeasuringCard,
     MeasuringNetwork,
     RunResults,
@@ -25,15 +26,6 @@ from genlib.settings import RunSettings
 
 _DATA = "data.png"
 _SAID_ELSEWHERE = {"lane", "dataset", "model", "run"}
-
-
-@dataclass(frozen=True)
-class Folders:
-    """Where things lie: runs/<lane>, metrics/<lane> and, if there are any, comparisons/<lane>."""
-
-    runs: Path
-    metrics: Path
-    comparisons: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -119,7 +111,7 @@ class ComparisonView:
 
 
 def build(lane: str, title: str, runs: Mapping[str, RunSettings], folders: Folders) -> str:
-    """The page of a lane as HTML; the same inputs give the same text.
+    """The results page of a lane as HTML; the same inputs give the same text.
 
     Args:
         lane: its name.
@@ -138,11 +130,12 @@ def build(lane: str, title: str, runs: Mapping[str, RunSettings], folders: Folde
         for name in names
     ]
     comparisons = [_compared(one) for one in read_comparisons(folders.comparisons)] if folders.comparisons else []
-    template = _environment().get_template("index.html.j2")
+    template = environment().get_template("results.html.j2")
     return template.render(lane=lane, title=title, datasets=datasets, comparisons=comparisons)
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
+    """Templates with the filters that both pages use; an unknown name is an error, and all text is escaped."""
     environment = Environment(
         loader=PackageLoader("genlib.presentation"),
         autoescape=True,
@@ -194,7 +187,7 @@ def _run(run: str, settings: RunSettings, results: RunResults) -> RunView:
         name=run,
         kind=_kind(settings.model, results.settings),
         results=results,
-        departures=_departures(settings.model, results.settings, results.evaluation.dataset.image_size),
+        departures=catalogue.departures(settings.model, results.settings, results.evaluation.dataset.image_size),
         settings=_shown(results.settings),
         measured=_measured(results),
         figures=[
@@ -206,16 +199,6 @@ def _run(run: str, settings: RunSettings, results: RunResults) -> RunView:
 
 def _kind(model: str, settings: Mapping[str, Any]) -> str:
     return ("denoising " if settings.get("noise") else "") + catalogue.MODELS.get(model, model)
-
-
-def _departures(model: str, settings: Mapping[str, Any], image_size: int) -> list[str]:
-    """Settings that are not what the presentation states, such as "output sigmoid (stated: relu)"."""
-    stated = catalogue.STATED.get(model, {}) if image_size == catalogue.STATED_SIZE else {}
-    return [
-        f"{key} {text.value(settings[key])} (stated: {text.value(value)})"
-        for key, value in stated.items()
-        if key in settings and settings[key] != value
-    ]
 
 
 def _beside(

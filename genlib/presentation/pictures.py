@@ -2,6 +2,7 @@
 
 from base64 import b64encode
 from dataclasses import dataclass
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,10 @@ from genlib.presentation.catalogue import Figure
 
 _WIDE_PIXELS = 720
 _LARGE_BYTES = 150_000
+_REMEMBERED = 64
 _LOSSLESS: dict[str, Any] = {"lossless": True, "quality": 50, "method": 4}
 _STILL: dict[str, Any] = {"quality": 90, "method": 4}
-_MOVING: dict[str, Any] = {"quality": 75, "method": 4}
+_MOVING: dict[str, Any] = {"quality": 65, "method": 4}
 _TYPES = {".png": "image/png", ".gif": "image/gif"}
 
 
@@ -47,18 +49,24 @@ def embed(path: Path, words: Figure, whose: str) -> Picture:
     Raises:
         GenlibError: the file is not a picture.
     """
-    data = path.read_bytes()
     try:
-        with Image.open(BytesIO(data)) as image:
-            width, height = image.size
-            frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
-            durations = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image)]
+        uri, still, width, height = _encoded(_TYPES[path.suffix], path.read_bytes())
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
         raise GenlibError(f"{path}: not a picture ({error}); delete it and run dvc repro") from error
-    uri = _smallest(_TYPES[path.suffix], data, frames, durations)
-    still = _smallest("image/png", _png(frames[-1]), frames[-1:], []) if len(frames) > 1 else None
     alt = " ".join([f"{words.title} {whose}.", words.caption]).strip()
     return Picture(uri, still, alt, words.title, words.caption, width, height, words.plain)
+
+
+@lru_cache(maxsize=_REMEMBERED)
+def _encoded(kind: str, data: bytes) -> tuple[str, str | None, int, int]:
+    """Data URIs of a picture and of its last frame if it moves, width and height; many pictures are shown twice."""
+    with Image.open(BytesIO(data)) as image:
+        width, height = image.size
+        frames = [frame.convert("RGB") for frame in ImageSequence.Iterator(image)]
+        durations = [frame.info.get("duration", 0) for frame in ImageSequence.Iterator(image)]
+    uri = _smallest(kind, data, frames, durations)
+    still = _smallest("image/png", _png(frames[-1]), frames[-1:], []) if len(frames) > 1 else None
+    return uri, still, width, height
 
 
 def _smallest(kind: str, data: bytes, frames: list[Image.Image], durations: list[int]) -> str:

@@ -227,6 +227,15 @@ class Evaluation(_Record):
 
 
 @dataclass(frozen=True)
+class Folders:
+    """Where things lie: runs/<lane>, metrics/<lane> and, if there are any, comparisons/<lane>."""
+
+    runs: Path
+    metrics: Path
+    comparisons: Path | None = None
+
+
+@dataclass(frozen=True)
 class RunResults:
     """All that the page shows of one run: settings and seed it was trained with, last row of its history, and so on."""
 
