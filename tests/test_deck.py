@@ -105,7 +105,7 @@ def test_the_presentations_own_datasets(lane: Lane) -> None:
     assert list(dict.fromkeys(slide.row for slide in deck.slides)) == ["", *map(str, range(1, 16))]
     assert deck.people == ["LFW", "CelebA"]
     text = html.render(deck, "a.pptx", "r.html")
-    assert "photographs of real people from LFW and CelebA" in text
+    assert "photographs of real people or private pictures from LFW and CelebA" in text
     for name in ("celeba-data", "celeba-results", "celeba-four-points"):
         assert next(one for one in deck.slides if one.id == name).notices[0] == "CelebA: 1,000 of celeba."
     assert "VAE after 2 epochs" in text

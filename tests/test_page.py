@@ -502,7 +502,7 @@ def test_faces_with_attributes(lane: Lane) -> None:
         (lane[1].metrics / f"{run}.json").write_text(json.dumps({"fid": 9.5, "attribute_gap": 0.0685}))
     parsed = page(lane)
     said = " ".join(" ".join(parsed.texts).split())
-    assert "This page shows photographs of real people from CelebA" in said
+    assert "This page shows photographs of real people or private pictures from CelebA" in said
     assert said.count("1,000 of the 202,599 images, halved.") == 1 + 1 + len(RUNS)  # the data, the table, each run
     assert "colour, each with 2 attributes." in said
     assert parsed.row("training") == ["training", "600", "80"]
@@ -526,7 +526,7 @@ def test_faces_with_names(lane: Lane) -> None:
     change_all(lane, dataset=faces, class_shares={}, measuring_network=None, card={"features": features})
     parsed = page(lane)
     said = " ".join(" ".join(parsed.texts).split())
-    assert "photographs of real people from LFW" in said
+    assert "photographs of real people or private pictures from LFW" in said
     assert "a classifier of celeba's 40 attributes, which was trained on another dataset: such numbers" in said
     assert parsed.row("test") == ["test", "300", "33"]
     assert parsed.row("That network is right")[1] == "not known: it was trained on another dataset"

@@ -29,13 +29,19 @@ STATED_SIZE = 28
 
 SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
-SOURCES = {"mirror": "a mirror", "official": "the official address", "drawn": "drawn by this project's code"}
+SOURCES = {
+    "mirror": "a mirror",
+    "official": "the official address",
+    "drawn": "drawn by this project's code",
+    "folder": "a folder of the user's own",
+}
 
 VERIFIED = {
     "archive": "byte for byte the official file",
     "content": "content equals the official file's (packed again)",
     "mirror list": "equals the mirror's own list only: not known to be the official data",
     "drawn": "made by us, the same on every machine",
+    "listed": "the list of the images, with a checksum of each",
 }
 
 

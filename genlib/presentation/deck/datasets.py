@@ -68,7 +68,7 @@ def _data(run: Run, row: str) -> Slide:
             ]
         )
     ]
-    if card.labels == "classes" and card.class_counts.get("train"):
+    if card.labels == "classes" and len(card.classes) > 1 and card.class_counts.get("train"):
         values = dict(zip(card.classes, card.class_counts["train"], strict=True))
         side.append(Bars("training images of each class", dict(list(values.items())[:_MOST_COUNTS])))
     elif card.labels == "attributes" and card.class_counts.get("train"):
