@@ -119,8 +119,8 @@ def _slide(shown: Any, slide: Slide, number: str, deck: Deck) -> None:
     if deck.people and not slide.topic:
         people = " and ".join(deck.people)
         said.append(
-            f"With photographs of real people or private pictures from {people}: for looking at on this computer, not to "
-            "be published."
+            f"With photographs of real people or private pictures from {people}: for looking at on this computer, not "
+            "to be published."
         )
     said = [one for one in said if one]
     if said:
