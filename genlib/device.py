@@ -28,9 +28,10 @@ def choose(threads: int) -> torch.device:
     """
     # cuBLAS reads it when it starts; without it, it may pick a different sum order from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(True)
+    # What use_deterministic_algorithms(True) does, which imports torch's compiler besides, in a second.
+    torch.set_deterministic_debug_mode("error")
     # With these algorithms, torch fills whatever it allocates; nothing here reads what was not written.
-    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
     keep_freed()
     torch.set_num_threads(threads)
     threadpool_limits(threads, user_api="blas")

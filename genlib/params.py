@@ -20,12 +20,14 @@ from genlib.settings import (
     DatasetSettings,
     EvaluateSettings,
     FeatureSettings,
+    FolderSettings,
     LaneSettings,
     Name,
     ProgressSettings,
     RunSettings,
     SampleSettings,
     dataset_settings,
+    image_shape,
 )
 
 FILE_BYTES = 32 << 10
@@ -114,10 +116,12 @@ def parse(raw: Mapping[str, Any]) -> Params:
     )
     for name in params.features:
         _refer(params.data, "data", name, f"features.{name}")
+        _check_labels(params.data[name], name)
     for name, settings in params.runs.items():
         _refer(params.lanes, "lanes", settings.lane, f"runs.{name}.lane")
         _refer(params.data, "data", settings.dataset, f"runs.{name}.dataset")
         _refer(params.features, "features", settings.features, f"runs.{name}.features")
+        _check_shape(params.data, name, settings)
     for name in params.evaluate.importance_of:
         _refer(params.runs, "runs", name, "evaluate.importance_of")
     return params
@@ -270,6 +274,29 @@ def _shown(value: Any) -> str:
 def _printable(text: str) -> str:
     """Text of a library, which quotes keys and values as they are, with its control characters escaped."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def _check_labels(dataset: DatasetSettings, name: str) -> None:
+    if isinstance(dataset, FolderSettings) and dataset.labels == "none":
+        raise GenlibError(
+            f"params.yaml: features.{name}: a measuring network learns from labels, and data.{name} has none; set "
+            f"data.{name}.labels to folders, or remove the entry and let runs.<run>.features name another dataset's"
+        )
+
+
+def _check_shape(data: Mapping[str, DatasetSettings], run: str, settings: RunSettings) -> None:
+    """Images of a folder may have any shape; a measuring network takes none but that which it was trained on."""
+    own, known = image_shape(data[settings.dataset]), image_shape(data[settings.features])
+    if isinstance(data[settings.dataset], FolderSettings) and own != known:
+        raise GenlibError(
+            f"params.yaml: runs.{run}.features: the images of {settings.features} are {_by(known)}, those of "
+            f"{settings.dataset} {_by(own)} (channels x height x width), and a measuring network takes one shape; name "
+            f"one of that shape, or change data.{settings.dataset}.image_size"
+        )
+
+
+def _by(shape: tuple[int, int, int]) -> str:
+    return " x ".join(map(str, shape))
 
 
 def _hint(name: str, known: set[str]) -> str:

@@ -54,8 +54,18 @@ class FacesSource(Frozen):
     test_images: Count
 
 
+class FolderSource(Frozen):
+    """A folder of images of the user's own.
+
+    `path`: absolute, from the home folder (`~/photos`), or relative to the folder that holds params.yaml.
+    """
+
+    kind: Literal["folder"]
+    path: Annotated[str, Field(min_length=1, max_length=1000)]
+
+
 Source = Annotated[
-    MnistSource | DigitsSource | LfwSource | CelebaSource | FacesSource,
+    MnistSource | DigitsSource | LfwSource | CelebaSource | FacesSource | FolderSource,
     Field(discriminator="kind"),
 ]
 
@@ -93,6 +103,31 @@ class CelebaSettings(DatasetSettings):
     limit: Count | None
 
 
+class FolderSettings(DatasetSettings):
+    """Only `source` and `image_size` have to be given.
+
+    `labels`: whether the folders directly below are classes. `channels`: 3 (colour) or 1 (grey), whatever the files
+    have. `crop`: side of the central square that is kept, as a share of the shorter side of each image.
+    `validation_share` and `test_share`: of the images, about, for a file's content decides its split. `limit`: only the
+    first so many images of each split, in the order of their checksums; None is all of them.
+    """
+
+    labels: Literal["none", "folders"] = "none"
+    channels: Literal[1, 3] = 3
+    crop: Annotated[float, Field(gt=0, le=1)] = 1.0
+    validation_share: Annotated[float, Field(gt=0, le=0.4)] = 0.1
+    test_share: Annotated[float, Field(gt=0, le=0.4)] = 0.2
+    limit: Count | None = None
+
+
+def image_shape(settings: DatasetSettings) -> tuple[int, int, int]:
+    """Channels, height and width of a dataset's processed images."""
+    channels = 1 if isinstance(settings, IdxSettings) else 3
+    if isinstance(settings, FolderSettings):
+        channels = settings.channels
+    return channels, settings.image_size, settings.image_size
+
+
 def dataset_settings(kind: str) -> type[DatasetSettings]:
     """The type that checks `data.<dataset>` for a kind of source; KeyError for an unknown one."""
     return _SETTINGS[kind]
@@ -104,6 +139,7 @@ _SETTINGS: dict[str, type[DatasetSettings]] = {
     "lfw": LfwSettings,
     "celeba": CelebaSettings,
     "faces": CelebaSettings,
+    "folder": FolderSettings,
 }
 
 

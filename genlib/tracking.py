@@ -4,20 +4,26 @@ Store: `MLFLOW_TRACKING_URI` if set, else the database `<root>/mlflow.db`; the f
 `<root>/mlartifacts`. The root is `DVC_ROOT` if set (an experiment in a temporary copy finds the original repository
 there), else the current folder. `GENLIB_TRACKING=off` switches tracking off; MLflow is then not even imported.
 
-Groups: one experiment per lane and dataset, `<lane>/<dataset>`: open it, then its chart view, and the curves and
-pictures of all models on that dataset lie side by side. `dataset` and `model` are tags and parameters of each run.
-The step of every curve and picture is the number of training images seen, the same for all models and batch sizes.
+Groups: one experiment per lane: open it, then its chart view, and the curves and pictures of all its runs lie side by
+side; the filter on datasets, or `params.model = "gan"` in the search field, narrows them down. The step of every curve
+and picture is the number of training images seen, the same for all models and batch sizes.
+
+A trained model is registered under its run's name, as a pyfunc (`genlib.served`) that draws images:
+`mlflow.pyfunc.load_model("models:/digits-gan/latest").predict({"count": 16, "seed": 0})`.
 """
 
 import json
 import os
 import re
+import shutil
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +35,7 @@ from genlib.errors import GenlibError
 if TYPE_CHECKING:
     import numpy as np
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
 MODEL_TAG = "model_sha256"  # train sets it when the weights are written; resume_run finds the run by it
 
@@ -40,6 +47,8 @@ _ENVIRONMENT = {  # read by MLflow; what the user has set wins
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds; with one retry, a server that hangs costs 10 s, once
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
 }
+
+_SERVED_BY = ("numpy", "pillow", "pydantic", "safetensors", "torch")  # what loading a logged model imports
 
 
 class Tracker:
@@ -93,6 +102,33 @@ class Tracker:
         def log(client: "MlflowClient", run: str) -> None:
             log_path = client.log_artifacts if path.is_dir() else client.log_artifact
             log_path(run, str(path), folder)
+
+        self._observe(log)
+
+    def log_model(self, file: Path, shape: tuple[int, int, int], step: int) -> None:
+        """Log a model file of genlib as an MLflow model that draws images, and register it under the run's name.
+
+        Args:
+            file: what `genlib.models.save` wrote.
+            shape: C, H and W of its images.
+            step: number of training images seen.
+        """
+
+        def log(client: "MlflowClient", run: str) -> None:
+            from mlflow.entities import LoggedModelOutput, LoggedModelStatus
+
+            found = client.get_run(run)
+            name, tags = str(found.info.run_name), {key: found.data.tags[key] for key in ("lane", "dataset", "model")}
+            logged = client.create_logged_model(
+                found.info.experiment_id, name, run, tags, found.data.params, model_type=tags["model"]
+            )
+            with tempfile.TemporaryDirectory() as work:
+                folder = Path(work) / "model"
+                _write_mlflow_model(folder, file, shape, run, logged.model_id)
+                client.log_model_artifacts(logged.model_id, str(folder))
+            client.finalize_logged_model(logged.model_id, LoggedModelStatus.READY)
+            client.log_outputs(run, [LoggedModelOutput(logged.model_id, step)])
+            _register(client, logged, run)
 
         self._observe(log)
 
@@ -185,6 +221,53 @@ def _tags(lane: str, run: str, dataset: str, model: str) -> dict[str, str]:
     return {key: text for key, text in tags.items() if text}
 
 
+def _write_mlflow_model(folder: Path, file: Path, shape: tuple[int, int, int], run_id: str, model_id: str) -> None:
+    """Write what MLflow calls a model: weights, a copy of genlib's code, the versions it needs, and its signature."""
+    import numpy as np
+    from mlflow import pyfunc
+    from mlflow.models import Model, ModelSignature
+    from mlflow.types import ColSpec, Schema, TensorSpec
+
+    drawing = Schema([ColSpec("long", "count"), ColSpec("long", "seed", required=False)])
+    images = Schema([TensorSpec(np.dtype(np.uint8), (-1, *shape))])
+    with tempfile.TemporaryDirectory() as work:
+        package = Path(__file__).parent
+        code = Path(work) / package.name
+        shutil.copytree(package, code, ignore=_all_but_python)
+        pyfunc.save_model(
+            folder,
+            loader_module="genlib.served",
+            data_path=str(file),
+            code_paths=[str(code)],
+            mlflow_model=Model(run_id=run_id, model_id=model_id),
+            signature=ModelSignature(drawing, images),
+            input_example={"count": 16, "seed": 0},
+            pip_requirements=[f"{name}=={version(name).partition('+')[0]}" for name in _SERVED_BY],
+        )
+
+
+def _all_but_python(folder: str, names: list[str]) -> list[str]:
+    """What a copy of the code leaves out: templates, compiled files."""
+    return [
+        name for name in names if name == "__pycache__" or not (name.endswith(".py") or Path(folder, name).is_dir())
+    ]
+
+
+def _register(client: "MlflowClient", logged: "LoggedModel", run_id: str) -> None:
+    """Make a logged model the newest version of the registered model of its name."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(logged.name, tags=logged.tags)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+    # By its place: as models:/<id>, a database's registry would look it up in MLflow's global store, which is another.
+    client.create_model_version(
+        logged.name, logged.artifact_location, run_id, await_creation_for=0, model_id=logged.model_id
+    )
+
+
 def _git_commit() -> str:
     """The commit of the code that runs, "" outside git; asked in the current folder, which may be a temporary copy."""
     try:
@@ -230,10 +313,10 @@ def _connect(address: str, root: Path, tags: Mapping[str, str]) -> "tuple[Mlflow
     """A client of the store, and the id of the experiment, made if need be, that these tags belong to."""
     from mlflow import MlflowClient
 
-    group = Path(tags["lane"], tags["dataset"])
+    group = tags["lane"]
     if address.startswith(("http://", "https://")):  # a server, which has a place for files
         client = MlflowClient(address)
-        return client, _experiment_id(client, str(group), None)
+        return client, _experiment_id(client, group, None)
     if re.search(r"[%?#]", str(root)):
         raise ValueError(f"it cannot keep files in a folder with %, ? or # in its name: {root}")
     lock = root / ".work" / "mlflow.lock"
@@ -242,7 +325,7 @@ def _connect(address: str, root: Path, tags: Mapping[str, str]) -> "tuple[Mlflow
         if address.startswith("sqlite:"):
             _probe(address)
         client = MlflowClient(address)
-        return client, _experiment_id(client, str(group), str(root / "mlartifacts" / group))
+        return client, _experiment_id(client, group, str(root / "mlartifacts" / group))
 
 
 def _probe(address: str) -> None:

@@ -161,7 +161,7 @@ def run(
             of_row = dict(zip(objective.LOSSES, values[first:end].mean(axis=0).tolist(), strict=True))
             rows.append({"step": step, "images": step * settings.batch_size, **of_row})
         seen = epoch * steps_per_epoch * settings.batch_size
-        row = {"epoch": epoch, "images": seen}
+        row: Row = {"epoch": epoch, "images": seen}
         row |= dict(zip((f"train_{name}" for name in objective.LOSSES), values.mean(axis=0).tolist(), strict=True))
 
         # Measure the held-out losses, judge samples, write down the epoch and keep the state.

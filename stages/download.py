@@ -1,4 +1,4 @@
-"""Stage download: a dataset's archives and where they came from."""
+"""Stage download: a dataset's archives, or the list of a user's own images, and where they came from."""
 
 from pathlib import Path
 from typing import Annotated
@@ -15,7 +15,10 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
     settings: Annotated[Path, typer.Option("--params", help="The file of settings.")] = Path("params.yaml"),
 ) -> None:
-    """Bring a dataset's archives, verified, from the mirror in GENLIB_MIRROR or the official source, or draw them."""
+    """Bring a dataset's archives, verified, from the mirror in GENLIB_MIRROR or the official source; or draw them.
+
+    Of a folder of the user's own images, list them.
+    """
     source = params.load(settings).dataset(dataset).source
     # Not an output of the stage: DVC deletes those before it runs, and a broken transfer is to go on.
     provide_dataset(source, dataset, out, Path(".work") / "download" / dataset)

@@ -18,7 +18,7 @@ from stages.command import run
 
 def main(
     model: Annotated[Path, typer.Argument(help="Model file of a run.")],
-    samples: Annotated[Path, typer.Option(help="Array of its samples.")],
+    samples: Annotated[Path, typer.Option(help="Array of its samples, uint8 N C H W.")],
     data: Annotated[Path, typer.Option(help="Folder of the processed dataset.")],
     network: Annotated[Path, typer.Option(help="Weights of the measuring network.")],
     out: Annotated[Path, typer.Option(help="JSON with everything to write.")],

@@ -33,6 +33,11 @@ def main(
             f"attributes, which the kinds of source mnist, digits, celeba and faces have; remove the entry and let "
             f"runs.<run>.features name one of them"
         )
+    if len(names) < 2:
+        raise GenlibError(
+            f"params.yaml: features.{dataset}: the images of {dataset} are all of one class ({', '.join(names)}), and "
+            "a measuring network tells two or more; remove the entry and let runs.<run>.features name another dataset's"
+        )
     print(f"{dataset}: classifier on {card['counts']['train']:,} images, {settings.epochs} epochs, {on}", flush=True)
     train, val = open_split(data, "train"), open_split(data, "val")
     with claimed_output(model):

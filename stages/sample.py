@@ -18,7 +18,7 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder of the processed dataset.")],
     samples: Annotated[Path, typer.Option(help="Array of samples to write, uint8 N C H W.")],
     figures: Annotated[Path, typer.Option(help="Folder of figures to write: none shows the dataset's images.")],
-    real: Annotated[Path, typer.Option(help="Folder to write of pictures that do.")],
+    real: Annotated[Path, typer.Option(help="Folder to write of pictures that do show them; never pushed.")],
 ) -> None:
     """Draw images for evaluation and every picture of a trained model.
 

@@ -20,7 +20,10 @@ def main(
     data: Annotated[Path, typer.Option(help="Folder of the processed dataset.")],
     network: Annotated[Path, typer.Option(help="Weights of the measuring network; read for models that are judged.")],
     model: Annotated[Path, typer.Option(help="Model file to write.")],
-    log: Annotated[Path, typer.Option(help="Folder to write history and architecture to.")],
+    log: Annotated[
+        Path,
+        typer.Option(help="Folder to write history and architecture to; its steps are counted in training images."),
+    ],
     provenance: Annotated[Path, typer.Option(help="JSON to write: what may differ between equal runs.")],
     work: Annotated[Path, typer.Option(help="Folder for states to resume from.")] = Path(".work"),
 ) -> None:
@@ -59,7 +62,7 @@ def main(
         history.write(log, state, shape)
         write_json(provenance, device.provenance(on, state.seconds))
         tracker.set_tags({MODEL_TAG: digest(model)})
-        tracker.log_artifacts(model, "model")
+        tracker.log_model(model, shape, int(state.history[-1]["images"]))
         keeper.discard()
     if state.best_epoch is not None:
         best, last = (state.history[epoch - 1]["val_fid"] for epoch in (state.best_epoch, state.epoch))

@@ -342,6 +342,18 @@ def test_a_spoiled_picture_is_decoded_or_refused(kind: str, seed: int, tmp_path:
         assert_clear(str(error), f"{tmp_path / 'a.zip'}: member 'a.")
 
 
+@pytest.mark.parametrize("size", [8, 30])
+def test_a_decoder_keeps_nothing_of_the_picture_before(size: int, tmp_path: Path) -> None:
+    from genlib.data.readers.decode import Decoder, Shape, pixels
+    from genlib.data.readers.reading import Picture
+
+    shape = Shape((40, 30), (5, 0, 35, 30), size)
+    pictures = [Picture("train", 0, tmp_path, "a.jpg", encoded(drawn(seed, 40, 30), "JPEG")) for seed in range(3)]
+    decode = Decoder(shape)
+    for made, picture in zip(list(map(decode, pictures)), pictures, strict=True):
+        np.testing.assert_array_equal(made, pixels(picture, shape))
+
+
 SMALL: Members = {"d/a.jpg": b"abc" * 50, "d/b.jpg": b"xyz" * 9}
 PACKED = {"a.zip": zipped(SMALL, zipfile.ZIP_DEFLATED), "a.tgz": tgz(SMALL)}
 

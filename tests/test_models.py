@@ -184,7 +184,8 @@ def rewrite(path: Path, metadata: Any, tensors: dict[str, Tensor] | None = None)
     """Write a model file with other metadata (text as it is, else as JSON; None: without)."""
     if tensors is None:
         state = models.load(path)
-        tensors = {f"{p}.{n}": t for p, network in state.networks.items() for n, t in network.state_dict().items()}
+        parts = {part: network.state_dict() for part, network in state.networks.items()}
+        tensors = {f"{part}.{name}": tensor.contiguous() for part, of in parts.items() for name, tensor in of.items()}
     text = metadata if isinstance(metadata, str) else json.dumps(metadata)
     path.write_bytes(save_tensors(tensors, metadata=None if metadata is None else {"genlib": text}))
 

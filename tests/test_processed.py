@@ -194,6 +194,12 @@ def test_a_label_that_is_no_digit(tmp_path: Path, archives: dict[str, Bytes]) ->
     assert "t10k-labels-idx1-ubyte.gz: label 10 is not a digit; delete it" in message
 
 
+def test_images_that_are_too_large(tmp_path: Path, archives: dict[str, Bytes]) -> None:
+    archives["t10k-images-idx3-ubyte.gz"] = np.zeros((TEST, 1025, 1025), np.uint8)
+    message = refusal(written(tmp_path, archives), tmp_path / "out", settings())
+    assert "t10k-images-idx3-ubyte.gz: 1025 pixels a side, more than 1024; delete it" in message
+
+
 @pytest.mark.parametrize("name", ["origin.json", "t10k-images-idx3-ubyte.gz"])
 def test_an_archive_that_is_not_there(name: str, tmp_path: Path, archives: dict[str, Bytes]) -> None:
     raw = written(tmp_path, archives)

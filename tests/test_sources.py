@@ -6,6 +6,7 @@ import io
 import json
 import os
 import random
+import resource
 import subprocess
 import sys
 import tarfile
@@ -562,6 +563,22 @@ def test_an_unreachable_mirror_is_said(
     place.fetch(remote(server.on("/a", Reply(body=DATA))))
     assert place.verified() == ("official", "archive")
     assert "not from the mirror in GENLIB_MIRROR (no SHA256SUMS: no connection" in capsys.readouterr().err
+
+
+def test_our_own_disk_is_not_the_mirrors_fault(
+    server: LocalServer, place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The official source is not asked: what it sent could not be written either."""
+    monkeypatch.setenv("GENLIB_MIRROR", str(make_mirror(tmp_path / "mirror")))
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (len(DATA) // 2, limits[1]))
+    try:
+        with pytest.raises(GenlibError, match=rf"{NAME}.*: cannot be written \(File too large") as caught:
+            place.fetch(remote(server.on("/official", Reply(body=DATA))))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert "official source" not in str(caught.value)
+    assert not place.out.exists()
 
 
 def test_find_mirror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from genlib import models, training
 from genlib.errors import GenlibError
+from genlib.settings import RunSettings
 from genlib.tracking import MODEL_TAG, Tracker, new_run, resume_run
 
 if TYPE_CHECKING:
@@ -67,8 +69,8 @@ def client(root: Path, name: str = "mlflow.db") -> "MlflowClient":
     return MlflowClient(f"sqlite:///{root / name}")
 
 
-def only_run(root: Path, lane: str = "demo", dataset: str = "digits") -> "Run":
-    experiment = client(root).get_experiment_by_name(f"{lane}/{dataset}")
+def only_run(root: Path, lane: str = "demo") -> "Run":
+    experiment = client(root).get_experiment_by_name(lane)
     assert experiment is not None
     (run,) = client(root).search_runs([experiment.experiment_id])
     return run
@@ -130,7 +132,7 @@ def test_a_training_can_be_read_back(root: Path, tmp_path: Path, monkeypatch: py
         True,
     )
     assert {tag.key: tag.value for tag in used.tags} == {"mlflow.data.context": "training"}
-    kept = root / "mlartifacts" / "demo" / "digits" / run.info.run_id / "artifacts" / "model" / "model.safetensors"
+    kept = root / "mlartifacts" / "demo" / run.info.run_id / "artifacts" / "model" / "model.safetensors"
     assert kept.read_bytes() == b"weights"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["model.safetensors", root.name]
 
@@ -189,6 +191,103 @@ def test_a_resumed_training_continues_its_run(root: Path) -> None:
     assert run.info.status == "FINISHED"
     assert [point.step for point in client(root).get_metric_history(run.info.run_id, "total")] == [50, 100]
     assert train(continues="0" * 32) not in (stopped, "0" * 32)
+
+
+# The trained model
+
+PREDICT = """
+import sys, warnings, mlflow
+import numpy as np, pandas as pd
+warnings.simplefilter("ignore")
+mlflow.set_tracking_uri(sys.argv[1])
+model = mlflow.pyfunc.load_model("models:/digits-gan/latest")
+code = sys.modules["genlib"].__file__
+assert "genlib" in code and not code.startswith(sys.argv[2]), code
+drawn = model.predict(pd.DataFrame({"count": [2, 1], "seed": [5, 0]}))
+assert np.array_equal(drawn[2:], model.predict({"count": 1, "seed": 0}))
+assert np.array_equal(drawn[2:], model.predict({"count": 1}))
+np.save("drawn.npy", drawn)
+for wrong in ({"count": 0}, {"count": 1, "seed": -1}, {"count": 10_001}, {"seed": 1}):
+    try:
+        model.predict(wrong)
+    except Exception as error:
+        print(type(error).__name__)
+"""
+
+
+def saved_model(folder: Path, small: Callable[..., RunSettings]) -> Path:
+    """A GAN that was never trained, as the train stage writes one."""
+    import torch
+
+    state = training.start(small("gan"), 3, (1, 28, 28), torch.device("cpu"))
+    models.save(folder / "model.safetensors", "digits-gan", 3, state.settings, (1, 28, 28), state.networks, None)
+    return folder / "model.safetensors"
+
+
+def test_a_registered_model_draws_images_without_a_checkout(
+    root: Path, tmp_path: Path, small: Callable[..., RunSettings], capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = saved_model(tmp_path, small)
+    for _ in range(2):
+        with new_run("demo", "digits-gan", dataset="digits", model="gan") as tracker:
+            tracker.log_params({"lr": 0.1})
+            tracker.log_model(file, (1, 28, 28), step=300)
+    assert capfd.readouterr() == ("", "")
+
+    versions = client(root).search_model_versions("name = 'digits-gan'")
+    newest = max(versions, key=lambda version: int(version.version))
+    assert [len(versions), newest.run_id] == [2, tracker.run_id]
+    run = client(root).get_run(str(tracker.run_id))
+    assert run.outputs is not None
+    (output,) = run.outputs.model_outputs
+    logged = client(root).get_logged_model(output.model_id)
+    assert (newest.source, output.step) == (logged.artifact_location, 300)
+    assert (logged.name, logged.source_run_id, logged.model_type) == ("digits-gan", tracker.run_id, "gan")
+    assert logged.params == {"dataset": "digits", "model": "gan", "lr": "0.1"}
+    assert logged.status == "READY"
+    kept = Path(logged.artifact_location.removeprefix("file://"))
+    assert (kept / "data" / "model.safetensors").read_bytes() == file.read_bytes()
+    assert {path.suffix for path in (kept / "code").rglob("*") if path.is_file()} == {".py"}
+
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    environment = {name: text for name, text in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", PREDICT, f"sqlite:///{root / 'mlflow.db'}", str(PROJECT)],
+        cwd=elsewhere, env=environment, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == [*["GenlibError"] * 3, "MlflowException"]
+    drawn = np.load(elsewhere / "drawn.npy")
+    model = models.load(file)
+    assert np.array_equal(drawn, np.concatenate([model.sample(2, seed=5).numpy(), model.sample(1, seed=0).numpy()]))
+
+
+def test_the_signature_says_what_goes_in_and_what_comes_out(
+    root: Path, tmp_path: Path, small: Callable[..., RunSettings]
+) -> None:
+    from mlflow.models import get_model_info
+
+    with new_run("demo", "digits-gan", dataset="digits", model="gan") as tracker:
+        tracker.log_model(saved_model(tmp_path, small), (1, 28, 28), step=300)
+    import mlflow
+
+    before = mlflow.get_tracking_uri()
+    mlflow.set_tracking_uri(f"sqlite:///{root / 'mlflow.db'}")
+    info = get_model_info("models:/digits-gan/1")
+    mlflow.set_tracking_uri(before)
+    assert info.signature is not None
+    assert [(column.name, column.required) for column in info.signature.inputs] == [("count", True), ("seed", False)]
+    assert info.signature.outputs.inputs[0].shape == (-1, 1, 28, 28)
+
+
+def test_a_model_that_cannot_be_registered_costs_one_line(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with new_run("demo", "digits-gan", dataset="digits", model="gan") as tracker:
+        tracker.log_model(tmp_path / "missing.safetensors", (1, 28, 28), step=300)
+        tracker.log_metrics({"total": 1.0}, step=1)
+    assert "missing.safetensors" in one_line(capsys)
 
 
 # Finding a run again
@@ -256,7 +355,7 @@ with new_run("demo", sys.argv[1], dataset="digits", model="vae") as tracker:
         time.sleep(0.01)
     go.touch()
     assert [(process.communicate()[1], process.returncode) for process in started] == [("", 0), ("", 0)]
-    experiment = client(root).get_experiment_by_name("demo/digits")
+    experiment = client(root).get_experiment_by_name("demo")
     assert experiment is not None
     runs = client(root).search_runs([experiment.experiment_id])
     assert sorted((str(run.info.run_name), run.data.metrics["total"]) for run in runs) == [("a", 1.0), ("b", 1.0)]
@@ -445,4 +544,5 @@ def use_everything(tracker: Tracker, folder: Path) -> None:
     tracker.log_artifacts(folder, "model")
     tracker.log_figures(folder, step=1)
     tracker.log_image("samples", np.zeros((8, 8), np.uint8), step=1)
+    tracker.log_model(folder / "model.safetensors", (1, 8, 8), step=1)
     tracker.set_tags({MODEL_TAG: SHA})

@@ -15,10 +15,12 @@ from genlib.data.fetch import Address, SourceError, Transfer, download
 from genlib.data.meter import size
 from genlib.data.partial import check_space, discard
 from genlib.errors import GenlibError
+from genlib.files import refusal_named
 
 VARIABLE = "GENLIB_MIRROR"
 LIST_NAME = "SHA256SUMS"
 _LIST_BYTES = 1 << 20
+_COPIED_BYTES = 1 << 20  # at a time
 
 
 @dataclass(frozen=True)
@@ -110,7 +112,8 @@ def _copy(origin: Path, part: Path, max_bytes: int, label: str) -> None:
     check_space(part.parent, needed, label)
     discard(part)
     try:
-        shutil.copyfile(origin, part)
+        with origin.open("rb") as source, refusal_named(part), part.open("wb") as target:
+            shutil.copyfileobj(source, target, _COPIED_BYTES)
     except OSError as error:
         discard(part)
         raise SourceError(f"its file cannot be copied ({error.strerror})") from error

@@ -14,7 +14,7 @@ from genlib.data.readers.tgz import read_tgz
 from genlib.errors import GenlibError
 from genlib.files import digest
 
-Verified = Literal["archive", "content", "mirror list", "drawn"]
+Verified = Literal["archive", "content", "mirror list", "drawn", "listed"]
 
 
 class MismatchError(SourceError):

@@ -12,20 +12,21 @@ from numpy.typing import NDArray
 
 from genlib.data.arrays import Labels
 from genlib.data.partial import check_space
-from genlib.data.readers import celeba, lfw, mnist
-from genlib.data.readers.decode import Shape, frame_of, pixels
+from genlib.data.readers import celeba, folder, lfw, mnist
+from genlib.data.readers.decode import Decoder, Shape, channels_of, frame_of
+from genlib.data.readers.photos import Photos
 from genlib.data.readers.reading import Picture, Reading
 from genlib.data.workers import map_in_processes
 from genlib.errors import GenlibError
 from genlib.files import digest, read_json, staged_folder, write_array, write_json
-from genlib.settings import CelebaSettings, DatasetSettings, IdxSettings, LfwSettings
+from genlib.settings import CelebaSettings, DatasetSettings, FolderSettings, IdxSettings, LfwSettings
 
 WORKERS = "GENLIB_WORKERS"
 """Environment variable: how many processes decode. The result does not depend on it."""
 
 _BATCH_IMAGES = 32
 _BATCH_BYTES = 4 << 20
-_REAL_PEOPLE = ("lfw", "celeba")
+_PRIVATE = ("lfw", "celeba", "folder")  # photographs of people, or what may be
 
 
 def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) -> dict[str, Any]:
@@ -42,9 +43,8 @@ def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) ->
     shape = _shape(dataset, settings, reading, first)
     counts = {split: len(labels) for split, labels in reading.labels.items()}
     with staged_folder(out) as folder:
-        channels = len(pixels(first, shape))
-        check_space(out.parent, sum(counts.values()) * channels * shape.size**2, str(out))
-        sums = _write_images(folder, counts, channels, shape, chain([first], pictures), workers)
+        check_space(out.parent, sum(counts.values()) * shape.channels * shape.size**2, str(out))
+        sums = _write_images(folder, counts, shape, reading.photos, chain([first], pictures), workers)
         for split, labels in reading.labels.items():
             write_array(folder / f"{split}_labels.npy", labels)
         for split, identities in (reading.identities or {}).items():
@@ -55,10 +55,10 @@ def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) ->
         card = {
             "dataset": dataset,
             "origin": origin,
-            "people": settings.source.kind in _REAL_PEOPLE,
+            "people": settings.source.kind in _PRIVATE,
             "edition": reading.edition(shape.frame),
             "image_size": settings.image_size,
-            "channels": channels,
+            "channels": shape.channels,
             "labels": reading.kind,
             "classes": [] if reading.kind == "people" else list(reading.classes),
             "counts": counts,
@@ -66,8 +66,8 @@ def preprocess(dataset: str, settings: DatasetSettings, raw: Path, out: Path) ->
             "people_counts": _people_counts(reading),
             "mean": mean,
             "std": deviation,
-            "crop": _crop_in_words(shape),
-            "resize": _resize_in_words(shape),
+            "crop": _crop_in_words(shape) if reading.photos is None else reading.photos.crop,
+            "resize": _resize_in_words(shape) if reading.photos is None else reading.photos.resize,
             "split_rule": reading.split_rule,
             "sha256": {path.name: digest(path) for path in sorted(folder.glob("*.npy"))},
         }
@@ -95,25 +95,35 @@ def _read(dataset: str, settings: DatasetSettings, raw: Path) -> Reading:
             return lfw.read(dataset, settings, raw)
         case CelebaSettings():
             return celeba.read(settings, raw)
+        case FolderSettings():
+            return folder.read(dataset, settings, raw)
     raise TypeError(f"no reader for {type(settings).__name__}")
 
 
 def _shape(dataset: str, settings: DatasetSettings, reading: Reading, first: Picture) -> Shape:
-    """What every picture has and becomes, by the first one."""
-    width, height = frame_of(first)
+    """What every picture has and becomes, by the first one; of photographs, only what they become."""
+    if reading.photos is not None:
+        size = settings.image_size
+        return Shape((size, size), (0, 0, size, size), size, reading.photos.channels)
+    (width, height), channels = frame_of(first), channels_of(first)
     if reading.crop is None:
-        return Shape((width, height), (0, 0, width, height), settings.image_size)
+        return Shape((width, height), (0, 0, width, height), settings.image_size, channels)
     side = reading.crop(width)
     if not 1 <= side <= min(width, height):
         raise GenlibError(
             f"params.yaml: data.{dataset}.crop: comes to {side} pixels in frames of {width} x {height}; choose another"
         )
     left, upper = (width - side) // 2, (height - side) // 2
-    return Shape((width, height), (left, upper, left + side, upper + side), settings.image_size)
+    return Shape((width, height), (left, upper, left + side, upper + side), settings.image_size, channels)
 
 
 def _write_images(
-    folder: Path, counts: Mapping[str, int], channels: int, shape: Shape, pictures: Iterator[Picture], workers: int
+    folder: Path,
+    counts: Mapping[str, int],
+    shape: Shape,
+    photos: Photos | None,
+    pictures: Iterator[Picture],
+    workers: int,
 ) -> NDArray[np.int64]:
     """Write <split>.npy, uint8 N C H W: the pictures are read here, decoded and written by `workers` processes.
 
@@ -123,11 +133,11 @@ def _write_images(
     starts = {}
     for split, count in counts.items():
         with (folder / f"{split}.npy").open("wb") as file:
-            header = {"descr": "|u1", "fortran_order": False, "shape": (count, channels, shape.size, shape.size)}
+            header = {"descr": "|u1", "fortran_order": False, "shape": (count, shape.channels, shape.size, shape.size)}
             np.lib.format.write_array_header_1_0(file, header)
             starts[split] = file.tell()
-    sums = np.zeros((2, channels), np.int64)
-    for of_batch in map_in_processes(_Writer(folder, starts, channels, shape), _batches(pictures), workers):
+    sums = np.zeros((2, shape.channels), np.int64)
+    for of_batch in map_in_processes(_Writer(folder, starts, shape, photos), _batches(pictures), workers):
         sums += of_batch
     for split in counts:
         with (folder / f"{split}.npy").open("rb") as file:
@@ -141,20 +151,21 @@ class _Writer:
 
     folder: Path
     starts: Mapping[str, int]
-    channels: int
     shape: Shape
+    photos: Photos | None
 
     def __call__(self, batch: list[Picture]) -> NDArray[np.int64]:
         """Sums over the training images in the batch, 2 C: of each channel's levels and of their squares."""
-        sums = np.zeros((2, self.channels), np.int64)
-        size = self.channels * self.shape.size**2
+        sums = np.zeros((2, self.shape.channels), np.int64)
+        size = self.shape.channels * self.shape.size**2
+        decode = self.photos or Decoder(self.shape)
         files = {split: os.open(self.folder / f"{split}.npy", os.O_WRONLY) for split in {p.split for p in batch}}
         try:
             for picture in batch:
-                image = pixels(picture, self.shape)
+                image = decode(picture)
                 _write_at(files[picture.split], image.tobytes(), self.starts[picture.split] + picture.row * size)
                 if picture.split == "train":
-                    levels = image.reshape(self.channels, -1).astype(np.float64)  # in which these sums are exact
+                    levels = image.reshape(self.shape.channels, -1).astype(np.float64)  # in which these sums are exact
                     sums += np.stack([levels.sum(1), np.einsum("ij,ij->i", levels, levels)]).astype(np.int64)
         finally:
             for file in files.values():

@@ -1,4 +1,4 @@
-"""Where datasets come from: the official archives and their checksums, a mirror of them, or our own drawing.
+"""Where datasets come from: the official archives and their checksums, a mirror, our own drawing, a user's folder.
 
 `data/raw/<dataset>/` then holds the files under their official names and `origin.json`, which says of each where it
 came from and how far it is known to be the official one.
@@ -16,12 +16,13 @@ from genlib.claims import claimed
 from genlib.data import drive
 from genlib.data.fetch import DEFAULT, SourceError, Transfer, download
 from genlib.data.kinds import celeba, lfw, mnist
+from genlib.data.kinds.folder import list_images
 from genlib.data.meter import say
 from genlib.data.mirror import LIST_NAME, VARIABLE, Mirror, find_mirror, open_mirror
 from genlib.data.official import MismatchError, RemoteFile, Verified, verify
 from genlib.errors import GenlibError
 from genlib.files import digest, refusal_named, staged_folder, write_json
-from genlib.settings import DigitsSource, FacesSource, Source
+from genlib.settings import DigitsSource, FacesSource, FolderSource, Source
 
 CATALOGUE: Mapping[str, tuple[RemoteFile, ...]] = {
     "mnist": mnist.OFFICIAL,
@@ -29,6 +30,8 @@ CATALOGUE: Mapping[str, tuple[RemoteFile, ...]] = {
     "celeba": celeba.OFFICIAL,
 }
 """The official files of each kind of source."""
+
+Taken = Literal["mirror", "official", "drawn", "folder"]
 
 
 @dataclass(frozen=True)
@@ -38,12 +41,12 @@ class FileRecord:
     name: str
     bytes: int
     sha256: str
-    source: Literal["mirror", "official", "drawn"]
+    source: Taken
     verified: Verified
 
 
 def provide_dataset(source: Source, dataset: str, out: Path, work: Path) -> None:
-    """Fetch or draw what `data.<dataset>.source` of params.yaml asks for; see `fetch_dataset` and `draw_dataset`."""
+    """Fetch, draw or list what `data.<dataset>.source` of params.yaml asks for; see `fetch_dataset`, `draw_dataset`."""
     if isinstance(source, DigitsSource):
         # Imported here, so that a download does not pay for the fonts.
         from genlib.data.kinds.digits import draw_digits
@@ -59,6 +62,11 @@ def provide_dataset(source: Source, dataset: str, out: Path, work: Path) -> None
         def draw(folder: Path) -> None:
             draw_faces(folder, *counts)
 
+    elif isinstance(source, FolderSource):
+        with claimed(_claim(work), f"listing {dataset}"):
+            draw_dataset(dataset, out, partial(list_images, source, dataset), "folder", "listed")
+        return
+
     else:
         fetch_dataset(source.kind, dataset, out, work)
         return
@@ -66,13 +74,18 @@ def provide_dataset(source: Source, dataset: str, out: Path, work: Path) -> None
         draw_dataset(dataset, out, draw)
 
 
-def draw_dataset(dataset: str, out: Path, draw: Callable[[Path], None]) -> None:
+def draw_dataset(
+    dataset: str,
+    out: Path,
+    draw: Callable[[Path], None],
+    source: Taken = "drawn",
+    verified: Verified = "drawn",
+) -> None:
     """Make `out` of the files that `draw` writes into an empty folder, and their origin.json."""
     with staged_folder(out) as folder:
         draw(folder)
-        _write_origin(
-            folder, dataset, [_record(path, "drawn", digest(path), "drawn") for path in sorted(folder.iterdir())]
-        )
+        records = [_record(path, source, digest(path), verified) for path in sorted(folder.iterdir())]
+        _write_origin(folder, dataset, records)
 
 
 def fetch_dataset(
@@ -172,7 +185,7 @@ def _checked(
     return verify(part, file, listed)
 
 
-def _record(path: Path, source: Literal["mirror", "official", "drawn"], sha256: str, verified: Verified) -> FileRecord:
+def _record(path: Path, source: Taken, sha256: str, verified: Verified) -> FileRecord:
     return FileRecord(path.name, path.stat().st_size, sha256, source, verified)
 
 

@@ -167,7 +167,7 @@ def save_png(image: Image.Image, path: Path) -> None:
     refuse_blank(image, path)
     buffer = BytesIO()
     bare = Image.frombytes(image.mode, image.size, image.tobytes())
-    bare.save(buffer, format="PNG", optimize=True)
+    bare.save(buffer, format="PNG")
     write_bytes(path, buffer.getvalue())
 
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from genlib.errors import GenlibError
 from genlib.nets import Shape
-from genlib.nets.layers import Reshape, activation
+from genlib.nets.layers import Conv2d, ConvTranspose2d, Dropout, Reshape, activation
 
 SIZES = (32, 64, 128)
 _INNER = 4  # pixels a side where convolutions end
@@ -23,7 +23,7 @@ def encoder(shape: Shape, width: int, outputs: int) -> nn.Module:
     channels = _channels(shape, width)
     layers: list[nn.Module] = []
     for before, after in pairwise([shape[0], *channels]):
-        layers += [nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [Conv2d(before, after, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
     return _initialized(nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * _INNER**2, outputs)))
 
 
@@ -46,13 +46,13 @@ def discriminator(shape: Shape, width: int, leaky_slope: float, dropout: float) 
     channels = _channels(shape, width)
     layers: list[nn.Module] = []
     for before, after in pairwise([shape[0], *channels]):
-        layers.append(nn.Conv2d(before, after, 4, stride=2, padding=1, bias=False))
+        layers.append(Conv2d(before, after, 4, stride=2, padding=1, bias=False))
         if layers[1:]:
             layers.append(nn.BatchNorm2d(after))
         layers.append(nn.LeakyReLU(leaky_slope))
         if dropout > 0:
-            layers.append(nn.Dropout(dropout))
-    return _initialized(nn.Sequential(*layers, nn.Conv2d(channels[-1], 1, _INNER, bias=False), Reshape()))
+            layers.append(Dropout(dropout))
+    return _initialized(nn.Sequential(*layers, Conv2d(channels[-1], 1, _INNER, bias=False), Reshape()))
 
 
 def _upwards(shape: Shape, width: int, latent_dim: int) -> list[nn.Module]:
@@ -67,11 +67,11 @@ def _upwards(shape: Shape, width: int, latent_dim: int) -> list[nn.Module]:
     ]
     for before, after in pairwise(channels):
         layers += [
-            nn.ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
+            ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(after),
             nn.ReLU(),
         ]
-    return [*layers, nn.ConvTranspose2d(channels[-1], shape[0], 4, stride=2, padding=1)]
+    return [*layers, ConvTranspose2d(channels[-1], shape[0], 4, stride=2, padding=1)]
 
 
 def _channels(shape: Shape, width: int) -> list[int]:

@@ -6,20 +6,21 @@ convolutions and in the discriminator, batch norm without biases in the generato
 discriminator) they are the presentation's.
 """
 
+import torch
 from torch import nn
 
 from genlib.errors import GenlibError
 from genlib.nets import Shape
-from genlib.nets.layers import Reshape, activation
+from genlib.nets.layers import Conv2d, ConvTranspose2d, Dropout, Reshape, activation
 
 
 def encoder(shape: Shape, width: int, outputs: int) -> nn.Module:
     """Two strided convolutions without padding (28 -> 13 -> 6), then a dense layer: B C 28 28 to B x outputs."""
-    return _glorot(
+    return _channels_last(
         nn.Sequential(
-            nn.Conv2d(_channels(shape), width, 3, stride=2),
+            Conv2d(_channels(shape), width, 3, stride=2),
             nn.ReLU(),
-            nn.Conv2d(width, 2 * width, 3, stride=2),
+            Conv2d(width, 2 * width, 3, stride=2),
             nn.ReLU(),
             nn.Flatten(),
             nn.Linear(2 * width * 6 * 6, outputs),
@@ -29,16 +30,16 @@ def encoder(shape: Shape, width: int, outputs: int) -> nn.Module:
 
 def decoder(shape: Shape, width: int, latent_dim: int, output: str) -> nn.Module:
     """A dense layer, then transposed convolutions 7 -> 14 -> 28 -> 28: B Z to B C 28 28."""
-    return _glorot(
+    return _channels_last(
         nn.Sequential(
             nn.Linear(latent_dim, 7 * 7 * width),
             nn.ReLU(),
             Reshape(width, 7, 7),
-            nn.ConvTranspose2d(width, 2 * width, 3, stride=2, padding=1, output_padding=1),
+            ConvTranspose2d(width, 2 * width, 3, stride=2, padding=1, output_padding=1),
             nn.ReLU(),
-            nn.ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1),
+            ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1),
             nn.ReLU(),
-            nn.ConvTranspose2d(width, _channels(shape), 3, padding=1),
+            ConvTranspose2d(width, _channels(shape), 3, padding=1),
             activation(output),
         )
     )
@@ -52,13 +53,13 @@ def generator(shape: Shape, width: int, latent_dim: int, leaky_slope: float) -> 
             nn.BatchNorm1d(7 * 7 * 4 * width),
             nn.LeakyReLU(leaky_slope),
             Reshape(4 * width, 7, 7),
-            nn.ConvTranspose2d(4 * width, 2 * width, 5, padding=2, bias=False),
+            ConvTranspose2d(4 * width, 2 * width, 5, padding=2, bias=False),
             nn.BatchNorm2d(2 * width),
             nn.LeakyReLU(leaky_slope),
-            nn.ConvTranspose2d(2 * width, width, 5, stride=2, padding=2, output_padding=1, bias=False),
+            ConvTranspose2d(2 * width, width, 5, stride=2, padding=2, output_padding=1, bias=False),
             nn.BatchNorm2d(width),
             nn.LeakyReLU(leaky_slope),
-            nn.ConvTranspose2d(width, _channels(shape), 5, stride=2, padding=2, output_padding=1, bias=False),
+            ConvTranspose2d(width, _channels(shape), 5, stride=2, padding=2, output_padding=1, bias=False),
             nn.Tanh(),
         )
     )
@@ -68,12 +69,12 @@ def discriminator(shape: Shape, width: int, leaky_slope: float, dropout: float) 
     """Two strided convolutions 28 -> 14 -> 7, then one output: B C 28 28 in -1..1 to logits B."""
     return _glorot(
         nn.Sequential(
-            nn.Conv2d(_channels(shape), width, 5, stride=2, padding=2),
+            Conv2d(_channels(shape), width, 5, stride=2, padding=2),
             nn.LeakyReLU(leaky_slope),
-            nn.Dropout(dropout),
-            nn.Conv2d(width, 2 * width, 5, stride=2, padding=2),
+            Dropout(dropout),
+            Conv2d(width, 2 * width, 5, stride=2, padding=2),
             nn.LeakyReLU(leaky_slope),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Flatten(),
             nn.Linear(2 * width * 7 * 7, 1),
             Reshape(),
@@ -97,3 +98,11 @@ def _glorot(network: nn.Sequential) -> nn.Sequential:
             if layer.bias is not None:
                 nn.init.zeros_(layer.bias)
     return network
+
+
+def _channels_last(network: nn.Sequential) -> nn.Sequential:
+    """Glorot's weights, in the order in memory in which an autoencoder's convolutions are fastest on CPUs.
+
+    For the kernels of 5 of generator and discriminator it makes no difference.
+    """
+    return _glorot(network).to(memory_format=torch.channels_last)

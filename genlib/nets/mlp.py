@@ -9,7 +9,7 @@ from math import prod
 from torch import nn
 
 from genlib.nets import Shape
-from genlib.nets.layers import Reshape, activation
+from genlib.nets.layers import Dropout, Reshape, activation
 
 
 def encoder(shape: Shape, width: int, outputs: int) -> nn.Module:
@@ -45,7 +45,7 @@ def discriminator(shape: Shape, width: int, leaky_slope: float, dropout: float) 
         nn.Flatten(),
         nn.Linear(prod(shape), width),
         nn.LeakyReLU(leaky_slope),
-        nn.Dropout(dropout),
+        Dropout(dropout),
         nn.Linear(width, 1),
         Reshape(),
     )

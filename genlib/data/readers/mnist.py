@@ -7,6 +7,7 @@ import numpy as np
 
 from genlib.data.arrays import Images, Labels
 from genlib.data.idx import read_idx
+from genlib.data.readers.decode import MAX_SIDE
 from genlib.data.readers.members import MEMBERS
 from genlib.data.readers.reading import Picture, Reading
 from genlib.errors import GenlibError
@@ -53,6 +54,10 @@ def _read_pair(raw: Path, name: str) -> tuple[Images, Labels]:
         )
     if len(images) > MEMBERS:
         raise GenlibError(f"{image_path}: {len(images)} images, more than {MEMBERS}; delete it and run dvc repro")
+    if images.shape[1] > MAX_SIDE:
+        raise GenlibError(
+            f"{image_path}: {images.shape[1]} pixels a side, more than {MAX_SIDE}; delete it and run dvc repro"
+        )
     if labels.max(initial=0) > 9:
         raise GenlibError(f"{label_path}: label {labels.max()} is not a digit; delete it and run dvc repro")
     return images, labels.astype(np.int64)

@@ -4,10 +4,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from genlib.data.arrays import Images, Labels
 from genlib.errors import GenlibError
+
+if TYPE_CHECKING:
+    from genlib.data.readers.photos import Photos
 
 LIST_BYTES = 32 << 20
 """The largest list that is read; CelebA's attributes have 27 MB."""
@@ -48,6 +51,7 @@ class Reading:
         pictures: starts reading; every row of every split comes once, in the order of the archive. Raises GenlibError.
         identities: of each split, int64 N: who is shown, where the labels do not say that; None if unknown.
         crop: from the width of the frame in pixels, the side of the central square to keep; None keeps all.
+        photos: makes pixels of a picture where each has a frame of its own; None where all are like the first.
         edition: from the frame (width, height), what of the official dataset this is; None if it is all of it.
     """
 
@@ -58,6 +62,7 @@ class Reading:
     pictures: Callable[[], Iterator[Picture]]
     identities: Mapping[str, Labels] | None = None
     crop: Callable[[int], int] | None = None
+    photos: "Photos | None" = None
     edition: Callable[[tuple[int, int]], str | None] = lambda frame: None
 
 
