@@ -142,7 +142,7 @@ def flops_per_image(settings: RunSettings, shape: tuple[int, int, int]) -> float
 def _textbook(settings: RunSettings, images: Images, workers: int, bare: bool, turns: Turns) -> None:
     images.max()  # memory that an epoch takes in the end
     networks = objectives.get(settings.model).build(settings, _shape(images))
-    textbook.contiguous(networks)
+    textbook.plain(networks)
     if bare:
         batches = _fixed(images, settings)
     else:
@@ -161,11 +161,11 @@ def _genlib(settings: RunSettings, images: Images, threads: int, turns: Turns) -
 
 
 def _genlib_bare(settings: RunSettings, images: Images, turns: Turns) -> None:
-    """genlib's training step, in contiguous memory, Adam step by step, and with every network's gradients taken."""
+    """genlib's training step with torch's own layers in contiguous memory, Adam not fused, nothing frozen."""
     state = training.start(
         settings.model_copy(update={"ema_halflife_images": None}), 0, _shape(images), torch.device("cpu")
     )
-    textbook.contiguous(state.networks)
+    textbook.plain(state.networks)
     for network in state.networks.values():
         _never_frozen(network)
     for optimizer in state.optimizers.values():

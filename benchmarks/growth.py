@@ -34,7 +34,6 @@ SIZE = 64
 """The size at which the number of images varies; the size varies at the middle number."""
 
 _DIMENSIONS = 128
-_FRAME_CROP = 128
 _NEIGHBOURS = 5
 _REPEATS = 3
 _WIDTH = 16
@@ -172,15 +171,14 @@ def measure(name: str, count: int, size: int) -> tuple[float, float]:
 
 
 def _preprocess(count: int, size: int, folder: Path) -> tuple[Callable[[], None], int]:
-    from benchmarks.preprocessing import drawn, lfw_settings, prepare_lfw
+    from benchmarks.preprocessing import LFW, drawn
     from genlib.data.processed import WORKERS, preprocess
 
     os.environ[WORKERS] = "1"
-    prepare_lfw(folder, drawn(max(3, count)))
-    settings = lfw_settings(size)
+    raw, settings = drawn(folder / "raw", max(3, count)), LFW.model_copy(update={"image_size": size})
 
     def work() -> None:
-        preprocess("lfw", settings, folder / "lfw", folder / f"out-{time.perf_counter_ns()}")
+        preprocess("lfw", settings, raw, folder / "out")
 
     return work, 1
 

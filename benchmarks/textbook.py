@@ -2,7 +2,8 @@
 
 A Dataset gives one PIL image at a time, ToTensor turns it into a tensor, a DataLoader shuffles and collates; the loop
 moves the weights by Adam and asks for the value of every loss at every step. Float32, contiguous memory, nothing
-frozen. The networks and the settings are genlib's; the losses are written here a second time, as tutorials write them.
+frozen. Networks and settings are genlib's, with torch's own layers; the losses are written here a second time, as
+tutorials write them.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -55,10 +56,14 @@ def endless(images: Images, batch_size: int, workers: int, flip: bool) -> Iterat
         yield from loader
 
 
-def contiguous(networks: Networks) -> None:
-    """Weights in torch's default order in memory."""
+def plain(networks: Networks) -> None:
+    """Put torch's own layers in the place of genlib's variants of them, weights in torch's default order in memory."""
     for network in networks.values():
         network.to(memory_format=torch.contiguous_format)
+        for layer in network.modules():
+            for kind in (nn.Conv2d, nn.ConvTranspose2d, nn.Dropout):
+                if isinstance(layer, kind):
+                    layer.__class__ = kind
 
 
 def train_ae(networks: Networks, batches: Iterable[Tensor], settings: Any) -> Iterator[Losses]:

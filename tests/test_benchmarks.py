@@ -41,7 +41,7 @@ def test_the_textbook_computes_genlibs_losses(model: str, net: str, small: Small
     ours, theirs = (training.start(settings, 0, shape, CPU) for _ in range(2))
     noise = rng.generator(0, "noise", 1)
     expected = [ours.objective.train_step(ours.networks, ours.optimizers, x, noise, settings) for x in batches]
-    textbook.contiguous(theirs.networks)
+    textbook.plain(theirs.networks)
     with rng.default_generators(0, "noise", 1):
         found = list(textbook.TRAIN[model](theirs.networks, batches, settings))
     assert len(found) == STEPS
