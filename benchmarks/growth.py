@@ -6,7 +6,8 @@ Preprocessing of drawn JPEGs in LFW's format (one process), one training step of
 (the number of images is the batch), and the three costly parts of `evaluate` on random features: FID, KID, and
 precision with recall. Each point is measured in a fresh process of one thread, after its imports: the shortest of three
 times for what is short, and the largest resident memory above what the process had before. Exponents are slopes of
-straight lines through logarithms: 1 is linear, 2 quadratic.
+straight lines through logarithms, of all points and of the last two, in which what does not grow weighs least: 1 is
+linear, 2 quadratic. Whether time grows no faster than it should is said of the last two.
 """
 
 import multiprocessing
@@ -38,14 +39,18 @@ _NEIGHBOURS = 5
 _REPEATS = 3
 _WIDTH = 16
 
+_NOISE = 0.25  # of an exponent; the nets of larger images have a layer more, too
+
 Row = dict[str, Any]
+Exponents = tuple[float | None, float | None]
+"""Of all points, and of the last two; None: not measured."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Something whose growth is measured: `base` images are x1; `sized`: whether images have a size there.
+    """Something whose growth is measured: `base` images are x1.
 
-    `images` and `pixels`: the exponents of time that are right for it; None where there is no such number.
+    `images` and `pixels`: the exponents of time that are right for it; None where images have no size.
     """
 
     name: str
@@ -53,9 +58,14 @@ class Work:
     images: float
     pixels: float | None
 
+    def grows_well(self, found: Mapping[str, Exponents]) -> bool:
+        """Whether time grows no faster than it should, within what noise adds."""
+        ends = ((found["seconds_images"][1], self.images), (found["seconds_pixels"][1], self.pixels))
+        return all(end is None or right is None or end <= right + _NOISE for end, right in ends)
+
 
 WORKS = (
-    Work("preprocess", 100, 1, 1),
+    Work("preprocess", 200, 1, 1),
     Work("vae step", 16, 1, 1),
     Work("gan step", 8, 1, 1),
     Work("fid", 500, 1, None),
@@ -85,28 +95,33 @@ def main(
             rows.append({"work": work.name, "images": count, "size": size, "seconds": seconds, "mib": mib})
             print(f"{work.name:20}{count:8}{size:6}{seconds:10.3f}{mib:8.1f}", flush=True)
     found = exponents(rows)
-    print(f"\n{'exponents of':20}{'time/images':>13}{'time/pixels':>13}{'memory/images':>15}{'memory/pixels':>15}")
-    for name, exponent in found.items():
-        print(f"{name:20}" + "".join(f"{_shown(exponent[key]):>{width}}" for key, width in _COLUMNS.items()))
+    print(f"\n{'exponents of':20}{'time/images':>14}{'time/pixels':>14}{'memory/images':>15}{'memory/pixels':>15}")
+    for work in WORKS:
+        cells = "".join(f"{_shown(found[work.name][key]):>{width}}" for key, width in _COLUMNS.items())
+        print(f"{work.name:20}{cells}  {'as it should' if work.grows_well(found[work.name]) else 'too fast'}")
     if plot is not None:
         draw(rows, plot)
     if out is not None:
         write_json(out, {"machine": machine, "rows": rows, "exponents": found})
 
 
-_COLUMNS = {"seconds_images": 13, "seconds_pixels": 13, "mib_images": 15, "mib_pixels": 15}
+_COLUMNS = {"seconds_images": 14, "seconds_pixels": 14, "mib_images": 15, "mib_pixels": 15}
 
 
-def exponents(rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-    """For each work, the exponents with which seconds and MiB grow with images and with pixels; None: not measured."""
+def exponents(rows: Sequence[Row]) -> dict[str, dict[str, Exponents]]:
+    """For each work, the exponents with which seconds and MiB grow with images and with pixels."""
     return {
         work: {
-            f"{quantity}_{along}": exponent(*_curve(rows, work, along, quantity))
+            f"{quantity}_{along}": _fitted(*_curve(rows, work, along, quantity))
             for quantity in ("seconds", "mib")
             for along in ("images", "pixels")
         }
         for work in dict.fromkeys(row["work"] for row in rows)
     }
+
+
+def _fitted(x: Sequence[float], y: Sequence[float]) -> Exponents:
+    return exponent(x, y), exponent(x[-2:], y[-2:])
 
 
 def exponent(x: Sequence[float], y: Sequence[float]) -> float | None:
@@ -119,7 +134,7 @@ def exponent(x: Sequence[float], y: Sequence[float]) -> float | None:
 def draw(rows: Sequence[Row], path: Path) -> None:
     """Plot time and memory against images and against pixels on logarithmic scales (PNG)."""
     from genlib.figures.grids import save_png
-    from genlib.figures.style import COLOURS, look, panels, picture
+    from genlib.figures.style import COLOURS, INK, look, panels, picture
 
     with look():
         figure, all_axes = panels(4, width=3.9)
@@ -134,7 +149,11 @@ def draw(rows: Sequence[Row], path: Path) -> None:
                 if len(x) > 1:
                     shown = [value / x[0] for value in x] if along == "images" else x
                     axes.plot(shown, y, "o-", color=colour, label=work)
-        figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(WORKS))
+            left, right = axes.get_xlim()
+            least, most = axes.get_ylim()
+            axes.plot((left, right), (least, least * right / left), "--", color=INK, linewidth=0.8, label="linear")
+            axes.set(xlim=(left, right), ylim=(least, most))
+        figure.legend(*all_axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(WORKS) + 1)
         save_png(picture(figure), path)
 
 
@@ -246,8 +265,8 @@ def _memory(entry: str) -> float:
     return int(status.read_text().split(f"{entry}:")[1].split()[0]) / 1024
 
 
-def _shown(value: float | None) -> str:
-    return "-" if value is None else f"{value:.2f}"
+def _shown(exponents: Exponents) -> str:
+    return " ".join("-" if value is None else f"{value:.2f}" for value in exponents)
 
 
 if __name__ == "__main__":

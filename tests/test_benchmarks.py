@@ -155,8 +155,10 @@ def test_exponents_are_slopes_and_are_drawn(tmp_path: Path) -> None:
         {"work": "one", "images": n, "size": size, "seconds": n * size**4 / 1e9, "mib": n**2 * size**2 / 1e6}
         for n, size in [(10, 64), (40, 64), (160, 64), (40, 32), (40, 128)]
     ]
-    expected = {"seconds_images": 1, "seconds_pixels": 2, "mib_images": 2, "mib_pixels": 1}
-    assert growth.exponents(rows)["one"] == pytest.approx(expected)
+    found = growth.exponents(rows)["one"]
+    assert {key: pytest.approx((slope, slope)) for key, slope in zip(found, (1, 2, 2, 1), strict=True)} == found
+    assert growth.Work("one", 10, images=1, pixels=2).grows_well(found)
+    assert not growth.Work("one", 10, images=1, pixels=1).grows_well(found)
     assert growth.exponent([1, 2], [0, 1]) is None
     growth.draw(rows, tmp_path / "growth.png")
     assert (tmp_path / "growth.png").read_bytes().startswith(b"\x89PNG")
