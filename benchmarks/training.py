@@ -8,9 +8,9 @@ and medians of the ratios of the two turns of a round. The textbook's DataLoader
 is best of 0, 1 and 2. The ratio per second of CPU counts the time of all threads of the training process, not that of
 the loader's workers; it means something on a busy machine, too. `share` is what a training's matrix products and
 convolutions reach of the machine's rate of float32 matrix products, both per second of CPU, in the same rounds and with
-as many threads. `bare` says that the comparison is fair: both without a loader, genlib without what makes it fast; the
-ratio of their rates per second of CPU should be 1. Memory is that of the training process, without the loader's
-workers. Where a dataset is not at hand, the images are random ones.
+as many threads. `bare` says that the comparison is fair: both without a loader and with what is freed kept, genlib
+without the rest of what makes it fast; the ratio of their rates per second of CPU should be 1. Memory is that of the
+training process, without the loader's workers. Where a dataset is not at hand, the images are random ones.
 
 With --side-by-side: two trainings at once with one thread each, as `python -m stages.repro` runs them, against one with
 two threads; images per second of both trainings together.
