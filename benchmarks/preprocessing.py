@@ -56,7 +56,7 @@ def main(
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         celeba_there = raw is not None and (raw / celeba.ARCHIVE).exists()
-        archives = _drawn(folder / "raw", images) if raw is None else raw
+        archives = drawn(folder / "raw", images) if raw is None else raw
         dataset, settings = ("celeba", CELEBA) if celeba_there else ("lfw", LFW)
         reading = celeba.read(CELEBA, archives) if celeba_there else lfw.read("lfw", LFW, archives)
         count, crop = _unpack(folder / "loose", reading)
@@ -86,7 +86,7 @@ def main(
         write_json(out, results)
 
 
-def _drawn(raw: Path, images: int) -> Path:
+def drawn(raw: Path, images: int) -> Path:
     """An archive like LFW's, with its lists: gradients with some noise, about as large as photographs when encoded."""
     raw.mkdir()
     random = np.random.default_rng(0)

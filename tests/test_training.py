@@ -6,6 +6,7 @@ import math
 import random
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from hashlib import sha256
 from pathlib import Path
@@ -573,6 +574,7 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
 
 _VICTIM = """
 import sys
+import warnings
 from pathlib import Path
 import numpy as np, torch
 from genlib import objectives, training
@@ -853,3 +855,21 @@ def test_a_batch_larger_than_the_set_is_refused(small: Small, bars: Bars) -> Non
 def test_a_precision_of_gpus_is_refused_on_the_cpu(precision: str, small: Small, bars: Bars) -> None:
     with pytest.raises(GenlibError, match=f"precision: {precision} needs a CUDA device.*set precision: float32"):
         advance(training.start(small("ae", precision=precision), 0, SHAPE, CPU), bars)
+
+
+def test_on_a_cpu_the_array_is_read_where_it_lies(
+    tmp_path: Path, small: Small, progress: ProgressSettings, bars: Bars
+) -> None:
+    """A read-only memory map is trained from without a copy of it, to the same weights, and without a warning."""
+    np.save(tmp_path / "train.npy", bars(40))
+    mapped = np.load(tmp_path / "train.npy", mmap_mode="r")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert batches.resident(mapped, CPU).data_ptr() == mapped.ctypes.data
+    ended = []
+    for images in (mapped, bars(40)):
+        state = training.start(small("ae"), 0, SHAPE, CPU)
+        list(training.run(state, images, bars(10), progress, None))
+        ended.append(state.networks["decoder"].state_dict())
+    assert all(torch.equal(value, ended[1][name]) for name, value in ended[0].items())
+    np.testing.assert_array_equal(mapped, bars(40))

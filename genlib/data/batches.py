@@ -1,5 +1,6 @@
 """What training draws from: a split resident on the device as uint8, gathered and converted there."""
 
+import warnings
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,8 +12,12 @@ from genlib.data.arrays import Images
 
 
 def resident(images: Images, device: torch.device) -> Tensor:
-    """A copy of the images on the device, uint8 N C H W."""
-    return torch.from_numpy(np.array(images)).to(device)
+    """The images on the device, uint8 N C H W, to be read only: on a CPU the array itself, elsewhere a copy."""
+    if device.type != "cpu":
+        return torch.from_numpy(np.array(images)).to(device)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+        return torch.from_numpy(images)
 
 
 def to_float(images: Tensor) -> Tensor:

@@ -1,0 +1,228 @@
+"""One training in a process of its own, for `benchmarks.training`: it trains while it has its turn, and waits between.
+
+    python -m benchmarks.contestant KIND RUN --data FOLDER --threads N --workers N --began SECONDS
+
+KIND: `textbook` or `genlib`, whole; `textbook-bare` or `genlib-bare`, without a loader and, genlib, without what makes
+it fast, but with what is freed kept in both: otherwise it depends on where a process's blocks happen to lie whether
+memory is given back at every step, which is worth a quarter. `matmul`: no training but what the machine can do.
+After its first step it prints a line of JSON, then one for each line "SECONDS STEPS" that it reads, the least that it
+trains in that turn. It ends with its standard input.
+"""
+
+import itertools
+import json
+import resource
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import torch
+import typer
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmarks import textbook
+from genlib import device, objectives, params, rng, training
+from genlib.data.arrays import Images, open_split
+from genlib.data.batches import to_float
+from genlib.memory import keep_freed
+from genlib.settings import ProgressSettings, RunSettings
+from stages.command import run
+
+Kind = Literal["textbook", "genlib", "textbook-bare", "genlib-bare", "matmul"]
+
+SHAPES = {"digits": (1, 28, 28), "mnist": (1, 28, 28)}
+FACES = (3, 64, 64)
+_DRAWN = 8000
+_BARE_BATCHES = 8
+_MATMUL = 1024
+_WARM_SECONDS = 0.1
+_EPOCHS = 10_000
+_PROGRESS = ProgressSettings(frames=2, images=1, codes=1, rows_per_epoch=10, judged=2)
+
+
+class Turns:
+    """Called after each step: goes on while it is this process's turn, else says what it did and waits for the next.
+
+    The first tenth of a second of a turn, and at least one step, are not counted: caches are cold, queues are full.
+    """
+
+    def __init__(self, batch_size: int, first: Callable[[], dict[str, Any]]) -> None:
+        self.batch_size, self._first = batch_size, first
+        self._started = False
+        self._began = self._counted = self._counted_cpu = self._seconds = 0.0
+        self._steps = self._least = 0
+
+    def step(self) -> None:
+        now = time.perf_counter()
+        if not self._started:
+            self._started = True
+            self._wait(self._first())
+        elif self._steps == 0:
+            if now - self._began >= _WARM_SECONDS:
+                self._counted, self._counted_cpu, self._steps = now, time.process_time(), 1
+        elif now - self._counted < self._seconds or self._steps <= self._least:
+            self._steps += 1
+        else:
+            images, cpu = self._steps * self.batch_size, time.process_time() - self._counted_cpu
+            rates = {"images_per_second": images / (now - self._counted), "images_per_cpu_second": images / cpu}
+            self._wait({**rates, "peak_mib": _peak_mib()})
+
+    def _wait(self, said: dict[str, Any]) -> None:
+        print(json.dumps(said), flush=True)
+        line = sys.stdin.readline()
+        if not line:
+            raise SystemExit
+        seconds, least = line.split()
+        self._seconds, self._least, self._steps, self._began = float(seconds), int(least), 0, time.perf_counter()
+
+
+class _Watched:
+    """An objective that reports each of its training steps."""
+
+    def __init__(self, objective: objectives.Objective, turns: Turns) -> None:
+        self._objective, self._turns = objective, turns
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._objective, name)
+
+    def train_step(self, *arguments: Any) -> dict[str, Tensor]:
+        losses = self._objective.train_step(*arguments)
+        self._turns.step()
+        return losses
+
+
+def main(
+    kind: Annotated[str, typer.Argument(help="textbook, genlib, textbook-bare, genlib-bare or matmul.")],
+    name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")],
+    data: Annotated[Path, typer.Option(help="Folder of processed datasets.")],
+    threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")],
+    workers: Annotated[int, typer.Option(min=0, help="Processes of the textbook's loader.")] = 0,
+    began: Annotated[float, typer.Option(help="When this process was started, in seconds since 1970.")] = 0.0,
+) -> None:
+    """Train in turns."""
+    torch.set_num_threads(threads)
+    if kind == "matmul":
+        _multiply(Turns(1, dict))
+    settings = params.load().run(name)
+    images, source = load(data, settings)
+
+    def first() -> dict[str, Any]:
+        waited = time.time() - began
+        return {"first_step_seconds": waited, "source": source, "flops_per_image": flops}
+
+    flops = flops_per_image(settings, _shape(images)) if kind == "genlib-bare" else None
+    turns = Turns(settings.batch_size, first)
+    if kind == "genlib":
+        _genlib(settings, images, threads, turns)
+    elif kind == "genlib-bare":
+        keep_freed()
+        _genlib_bare(settings, images, turns)
+    else:
+        _textbook(settings, images, workers, kind == "textbook-bare", turns)
+
+
+def load(data: Path, settings: RunSettings) -> tuple[Images, str]:
+    """The run's training images, memory-mapped, or as many random ones as memory is easily spared for; and which."""
+    folder = data / settings.dataset
+    if folder.exists():
+        return open_split(folder, "train").images, "processed"
+    shape = SHAPES.get(settings.dataset, FACES)
+    return np.random.default_rng(0).integers(0, 256, (_DRAWN, *shape), np.uint8), "random"
+
+
+def flops_per_image(settings: RunSettings, shape: tuple[int, int, int]) -> float:
+    """Additions and multiplications of the matrix products and convolutions of one of genlib's training steps."""
+    state = training.start(settings.model_copy(update={"ema_halflife_images": None}), 0, shape, torch.device("cpu"))
+    batch = torch.zeros(settings.batch_size, *shape)
+    with FlopCounterMode(display=False) as counter:
+        _train_step(state, batch, rng.generator(0, "noise"))
+    return float(counter.get_total_flops()) / settings.batch_size
+
+
+def _textbook(settings: RunSettings, images: Images, workers: int, bare: bool, turns: Turns) -> None:
+    images.max()  # memory that an epoch takes in the end
+    networks = objectives.get(settings.model).build(settings, _shape(images))
+    textbook.plain(networks)
+    if bare:
+        keep_freed()
+        batches = _fixed(images, settings)
+    else:
+        batches = textbook.endless(images, settings.batch_size, workers, settings.flip)
+    for _ in textbook.TRAIN[settings.model](networks, batches, settings):
+        turns.step()
+
+
+def _genlib(settings: RunSettings, images: Images, threads: int, turns: Turns) -> None:
+    on = device.choose(threads)
+    state = training.start(settings.model_copy(update={"epochs": _EPOCHS}), 0, _shape(images), on)
+    watched: Any = _Watched(state.objective, turns)
+    state.objective = watched
+    for _ in training.run(state, images, images[:1], _PROGRESS, None):
+        pass
+
+
+def _genlib_bare(settings: RunSettings, images: Images, turns: Turns) -> None:
+    """genlib's training step with torch's own layers in contiguous memory, Adam not fused, nothing frozen."""
+    state = training.start(
+        settings.model_copy(update={"ema_halflife_images": None}), 0, _shape(images), torch.device("cpu")
+    )
+    textbook.plain(state.networks)
+    for network in state.networks.values():
+        _never_frozen(network)
+    for optimizer in state.optimizers.values():
+        for group in optimizer.param_groups:
+            group["fused"] = None
+    noise = rng.generator(0, "noise")
+    for batch in _fixed(images, settings):
+        _train_step(state, batch, noise)
+        turns.step()
+
+
+def _train_step(state: training.Training, batch: Tensor, noise: torch.Generator) -> None:
+    state.objective.train_step(state.networks, state.optimizers, batch, noise, state.settings)
+
+
+def _never_frozen(network: nn.Module) -> None:
+    def ignore(requires_grad: bool = True) -> nn.Module:
+        del requires_grad
+        return network
+
+    network.requires_grad_ = ignore  # type: ignore[method-assign]
+
+
+def _fixed(images: Images, settings: RunSettings) -> Iterator[Tensor]:
+    """The same few batches again and again."""
+    size = settings.batch_size
+    few = [to_float(torch.from_numpy(np.array(images[n * size : (n + 1) * size]))) for n in range(_BARE_BATCHES)]
+    return itertools.cycle(few)
+
+
+def _multiply(turns: Turns) -> None:
+    """Products of square float32 matrices; what is counted as images are floating-point operations, in thousands of
+    millions."""
+    a, b = torch.rand(2, _MATMUL, _MATMUL)
+    turns.batch_size = 2 * _MATMUL**3 / 1e9  # type: ignore[assignment]
+    while True:
+        torch.mm(a, b)
+        turns.step()
+
+
+def _shape(images: Images) -> tuple[int, int, int]:
+    channels, height, width = images.shape[1:]
+    return channels, height, width
+
+
+def _peak_mib() -> float:
+    """Largest resident memory of this process, without that of its loader's."""
+    status = Path("/proc/self/status")
+    if status.exists():  # getrusage remembers the process that started this one, too
+        return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+
+
+if __name__ == "__main__":
+    run(main)
