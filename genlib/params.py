@@ -135,7 +135,7 @@ def _read(path: Path) -> Mapping[str, Any]:
             raise ValueError(f"more than {FILE_BYTES >> 10} KiB")
         if _open_at_once(text) > _BRACKETS:
             raise ValueError(f"more than {_BRACKETS} brackets are open at once")
-        yaml = YAML(typ="safe")
+        yaml = YAML(typ="safe", pure=True)  # whose complaints and limits are known; DVC itself uses the parser in C
         root = yaml.compose(text)  # aliases are references in it: as small as the text
         if _size(root, {}) > NODES:
             raise ValueError(f"aliases (*name) expand it to more than {NODES} entries")
