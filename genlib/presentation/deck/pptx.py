@@ -47,6 +47,7 @@ from genlib.presentation.deck.html import change
 _WIDTH, _HEIGHT, _MARGIN = 13.333, 7.5, 0.6
 _BODY_TOP, _BODY_BOTTOM = 1.75, 6.75
 _CAPTION = 0.4
+_EMS = 0.68  # width of a character, in sizes of the font: that of wide ones, such as DejaVu bold
 _GIF_BYTES = 700_000
 _LARGE_BYTES = 150_000
 _STAMP = datetime(2000, 1, 1)
@@ -111,7 +112,7 @@ def _slide(shown: Any, slide: Slide, number: str, deck: Deck) -> None:
     page = shown.slides.add_slide(shown.slide_layouts[5])  # title only
     title = page.shapes.title
     title.left, title.top, title.width, title.height = Box(_MARGIN, 0.55, _WIDTH - 2 * _MARGIN, 0.65).emu
-    _write(title.text_frame, [slide.title], 30, bold=True)
+    _write(title.text_frame, [slide.title], _fitting(slide.title, _WIDTH - 2 * _MARGIN, 30), bold=True)
     topic = " \u00b7 ".join(part for part in (slide.row, slide.topic) if part)
     if topic:
         _text(page, Box(_MARGIN, 0.25, 10, 0.35), [topic], 13, _SOFT)
@@ -170,6 +171,11 @@ def _text(
     return shape
 
 
+def _fitting(line: str, width: float, size: float) -> float:
+    """The size in points, at most `size`, at which a line stays one line in `width` inches, in a wide font, too."""
+    return min(size, 72 * width / (_EMS * len(line)))
+
+
 def _write(
     frame: Any,
     lines: Sequence[str],
@@ -204,7 +210,7 @@ def _points(page: Any, block: Points, box: Box) -> None:
 
 
 def _formula(page: Any, block: Formula, box: Box) -> None:
-    _text(page, Box(box.left, box.top, box.width, 0.6), [block.text], 22)
+    _text(page, Box(box.left, box.top, box.width, 0.6), [block.text], _fitting(block.text, box.width, 22))
     _text(page, Box(box.left, box.top + 0.6, box.width, 0.4), [block.words], 13, _SOFT)
 
 
