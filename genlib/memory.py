@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_DEFAULT_THRESHOLD = 128 << 10
 _LARGEST_THRESHOLD = 32 << 20  # that glibc takes
 _KEPT_BYTES = 2**31 - 1
 
@@ -17,10 +18,23 @@ def keep_freed() -> None:
     Every training step frees what it allocated. By default, large pieces are given back each time, and the kernel maps
     and clears new pages for the next step: 15,000 of them, a sixth of the time, in one step of MNIST's VAE.
     """
+    _allocate(_LARGEST_THRESHOLD, _KEPT_BYTES)
+
+
+def give_back() -> None:
+    """Undo `keep_freed`, and give back what is kept: where memory is scarce, pieces of other sizes are needed."""
+    if _allocate(_DEFAULT_THRESHOLD, _DEFAULT_THRESHOLD):
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+def _allocate(mapped_bytes: int, kept_bytes: int) -> bool:
+    """Set from which size on glibc maps a piece by itself, and how much it keeps; False where there is no glibc."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_THRESHOLD)
-        mallopt(_M_TRIM_THRESHOLD, _KEPT_BYTES)
+    if mallopt is None:
+        return False
+    mallopt(_M_MMAP_THRESHOLD, mapped_bytes)
+    mallopt(_M_TRIM_THRESHOLD, kept_bytes)
+    return True
 
 
 def is_shortage(error: BaseException) -> bool:
@@ -43,6 +57,7 @@ def fitting_batch(step: Callable[[int], object], batch_size: int) -> int | None:
     """
     sizes = [batch_size >> halvings for halvings in range(1, batch_size.bit_length()) if batch_size >> halvings >= 2]
     fits = None
+    give_back()
     for size in reversed(sizes):
         gc.collect()
         if torch.cuda.is_available():
