@@ -36,7 +36,7 @@ demo: .venv/ready
 	print(f"To open them: python3 -m webbrowser {page.as_uri()}")'
 
 test: .venv/ready
-	pytest
+	pytest -n auto --maxprocesses 4 --dist loadfile
 
 repro: .venv/ready
 	python -m stages.repro --keep-going

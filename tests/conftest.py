@@ -1,6 +1,8 @@
 """What several test files need: small settings, an easy set of images, a project folder of its own."""
 
 import os
+import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from projects import FOLDER
 from ruamel.yaml import YAML
 
 from genlib import objectives
@@ -17,6 +20,17 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Before torch is imported: sums in one order, also in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):  # the session's own process, not one that only runs tests
+        os.environ[FOLDER] = tempfile.mkdtemp(prefix="genlib-project-")
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    if not hasattr(config, "workerinput"):
+        shutil.rmtree(os.environ.pop(FOLDER), ignore_errors=True)
+
 
 _RUN = {
     "lane": "demo",

@@ -1,20 +1,21 @@
 """A small copy of the project under git and DVC, for tests of the pipeline as a whole."""
 
-import atexit
 import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
 RUNS = ("digits-ae", "digits-gan")
+FOLDER = "GENLIB_TESTS_PROJECT"
+"""Environment variable that tests/conftest.py sets: a folder for `finished`, removed when the session ends."""
 
 
 def shrink(path: Path) -> None:
@@ -89,9 +90,19 @@ class Project:
 
 @cache
 def finished() -> tuple[Project, str]:
-    """A project in which `dvc repro present@demo` has run, committed, and what it said. To be copied, not changed."""
-    folder = Path(tempfile.mkdtemp(prefix="genlib-project-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    """A project in which `dvc repro present@demo` has run, committed, and what it said. To be copied, not changed.
+
+    One for all processes that run tests of one session (pytest-xdist): the first that asks makes it.
+    """
+    folder = Path(os.environ[FOLDER])
+    with FileLock(folder / "lock"):
+        said = folder / "said"
+        if not said.exists():
+            said.write_text(_made(folder)[1])
+    return Project(folder / "project", folder / "settings"), said.read_text()
+
+
+def _made(folder: Path) -> tuple[Project, str]:
     project = Project(folder / "project", folder / "settings")
     project.settings.mkdir()
     for name in ("genlib", "stages"):
