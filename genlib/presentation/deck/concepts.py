@@ -32,9 +32,10 @@ def autoencoder(lane: Lane, run: Run) -> Slide:
     encoding, card = run.results.evaluation.encoding, run.card
     values = card.channels * card.image_size**2
     facts = [(f"{run.settings.latent_dim}", f"numbers in place of {values:,}")]
-    if {"recon_mse", "pca_mse"} <= encoding.keys() and encoding["recon_mse"] > 0:
+    if {"recon_mse", "pca_mse"} <= encoding.keys() and min(encoding["recon_mse"], encoding["pca_mse"]) > 0:
         ratio = encoding["pca_mse"] / encoding["recon_mse"]
-        facts.append((f"{ratio:.1f}\u00d7", "smaller squared error than PCA's with as many numbers"))
+        size = "smaller" if ratio >= 1 else "larger"
+        facts.append((f"{max(ratio, 1 / ratio):.1f}\u00d7", f"{size} squared error than PCA's with as many numbers"))
     plain = not _noise(run)
     left: list[Block] = [still(run, "reconstructions.png" if plain else "denoising.png"), Facts(facts)]
     denoising = lane.first("ae", where=_noise)

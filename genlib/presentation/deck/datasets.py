@@ -115,7 +115,7 @@ def _outputs(run: Run, others: Sequence[Run]) -> list[str]:
 
 
 def _results(card: Card, runs: Sequence[Run], row: str) -> Slide:
-    epochs = {run.model: f" after {run.settings.epochs} epochs" for run in runs}
+    epochs = {run.model: f" after {run.settings.epochs} epoch{'' if run.settings.epochs == 1 else 's'}" for run in runs}
     return Slide(
         f"{card.dataset}-results",
         row,
