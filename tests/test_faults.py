@@ -354,7 +354,7 @@ def test_ctrl_c_is_one_line_and_nothing_half_written(stage: str, file: str, benc
 # Memory.
 
 
-@pytest.mark.parametrize("room_mb", [160, 220])
+@pytest.mark.parametrize("room_mb", [150, 200])
 def test_the_batch_that_is_said_to_fit_does(room_mb: int, bench: Bench) -> None:
     """Twice as large a one does not. With less room it is another library that asks for too much first."""
     bench.run("download", ["many", "--out", "data/raw/many"])
