@@ -184,10 +184,15 @@ def judge(baseline: Sequence[float], values: Sequence[float]) -> tuple[float, fl
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
     """Write rows with all their digits, whole or not at all; empty where there is no number."""
+    write_table(path, list(Row.model_fields), [row.model_dump() for row in rows])
+
+
+def write_table(path: Path, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write a CSV file, whole or not at all; empty where a row has no such column or None."""
     text = io.StringIO()
-    writer = csv.DictWriter(text, list(Row.model_fields), lineterminator="\n")
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(row.model_dump() for row in rows)
+    writer.writerows(rows)
     write_bytes(path, text.getvalue().encode())
 
 

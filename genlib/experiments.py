@@ -3,9 +3,10 @@
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
@@ -14,23 +15,44 @@ from genlib import params
 from genlib.comparison import Result, flat, result_of
 from genlib.errors import GenlibError
 
+T = TypeVar("T")
+Load = Callable[[str, str], bytes]
+"""A file of an output, from its path and its md5."""
+
+
+Reader = Callable[[str, str, str, Load], T]
+"""Makes something of one revision: its name, the texts of its params.yaml and dvc.lock, and access to its files."""
+
 
 def in_workspace(run: str) -> Result:
     """The result of a run in the workspace, with the params it was made with.
 
     GenlibError if params.yaml or a file was changed since, so that they do not belong together.
     """
-    lock, place = Path("dvc.lock"), Path("params.yaml")
-    for path in (lock, place):
-        if not path.is_file():
-            raise GenlibError(f"{path}: no such file; run this in the project's folder, after dvc repro")
-    return _of_revision("workspace", run, place.read_text("utf-8"), lock.read_text("utf-8"), _from_workspace)
+    return from_workspace(lambda *revision: _result(run, *revision))
 
 
 def in_experiments(run: str, rev: str, left_out: Sequence[str] = ()) -> tuple[list[Result], list[str]]:
     """The results of a run in DVC's experiments on the commit `rev`; and a note on each that has none to give.
 
     Only what git and DVC's cache hold is read: nothing is fetched from a remote.
+    """
+    return from_experiments(lambda *revision: _result(run, *revision), rev, left_out)
+
+
+def from_workspace(read: Reader[T]) -> T:
+    """What `read` makes of the workspace."""
+    lock, place = Path("dvc.lock"), Path("params.yaml")
+    for path in (lock, place):
+        if not path.is_file():
+            raise GenlibError(f"{path}: no such file; run this in the project's folder, after dvc repro")
+    return read("workspace", place.read_text("utf-8"), lock.read_text("utf-8"), _from_workspace)
+
+
+def from_experiments(read: Reader[T], rev: str, left_out: Sequence[str] = ()) -> tuple[list[T], list[str]]:
+    """What `read` makes of each of DVC's experiments on the commit `rev`; and a note on each that it makes nothing of.
+
+    Outputs that are folders are read, too: `.dir` files of DVC's cache, JSON lists of `relpath` and `md5`.
     """
     from dvc.exceptions import DvcException  # DVC takes seconds to import
     from dvc.repo import Repo
@@ -49,7 +71,7 @@ def in_experiments(run: str, rev: str, left_out: Sequence[str] = ()) -> tuple[li
                 files = repo.scm.get_fs(saved[name])
                 try:
                     yaml, lock = (files.open(str(folder / file), encoding="utf-8").read() for file in _IN_GIT)
-                    results.append(_of_revision(name, run, yaml, lock, lambda _, md5: _from_cache(repo, md5)))
+                    results.append(read(name, yaml, lock, lambda path, md5: _from_cache(repo, path, md5)))
                 except FileNotFoundError as error:
                     notes.append(f"{name}: left out: it has no {Path(str(error.filename or error)).name}")
                 except GenlibError as error:
@@ -86,31 +108,54 @@ def _from_workspace(path: str, md5: str) -> bytes:
     return data
 
 
-def _from_cache(repo: Any, md5: str) -> bytes:
+def _from_cache(repo: Any, path: str, md5: str) -> bytes:
     cached = Path(repo.cache.local.oid_to_path(md5))
     if not cached.is_file():
-        raise GenlibError(f"its evaluation.json ({md5}) is not in DVC's cache; dvc exp apply it and run dvc repro")
+        raise GenlibError(f"its {Path(path).name} ({md5}) is not in DVC's cache; dvc exp apply it and run dvc repro")
     return cached.read_bytes()
 
 
-def _of_revision(name: str, run: str, yaml: str, lock: str, load: Callable[[str, str], bytes]) -> Result:
-    """A result from the texts of params.yaml and dvc.lock; `load` turns a path and its md5 into what it holds."""
+@dataclass(frozen=True)
+class Made:
+    """What a stage of one run made, as a revision's dvc.lock has it.
+
+    `raw`: params.yaml; `used`: what the run's numbers depend on, flat, without the seed; `places`: where each of its
+    own settings is written; `code`: the md5 of each source file behind it; `outs`: the md5 of each output by its path.
+    """
+
+    raw: Mapping[str, Any]
+    used: Mapping[str, Any]
+    places: Mapping[str, str]
+    code: Mapping[str, str]
+    outs: Mapping[str, str]
+
+
+def made(name: str, step: str, run: str, yaml: str, lock: str) -> Made:
+    """What the stage `step` of a run made, from the texts of the revision's params.yaml and dvc.lock.
+
+    GenlibError if one of them is broken, or they do not belong together.
+    """
     try:
         raw, stages = _parsed(yaml), _parsed(lock)["stages"]
     except (YAMLError, ValueError, LookupError, TypeError) as error:
         raise GenlibError(f"{name}: params.yaml or dvc.lock is broken: {error}; run dvc repro") from error
     used, places = used_params(params.parse(raw), raw, run)
-    stage = f"evaluate@{run}"
+    stage = f"{step}@{run}"
     code = _code(stages, stage, raw)
-    path = f"runs/{used['lane']}/{run}/evaluation.json"
-    md5 = next((out["md5"] for out in stages[stage]["outs"] if out["path"] == path), None)
+    return Made(raw, used, places, code, {out["path"]: out["md5"] for out in stages[stage]["outs"]})
+
+
+def _result(run: str, name: str, yaml: str, lock: str, load: Load) -> Result:
+    of = made(name, "evaluate", run, yaml, lock)
+    path = f"runs/{of.used['lane']}/{run}/evaluation.json"
+    md5 = of.outs.get(path)
     if md5 is None:
-        raise GenlibError(f"{path} is no output of {stage} in dvc.lock; run dvc repro {stage}")
+        raise GenlibError(f"{path} is no output of evaluate@{run} in dvc.lock; run dvc repro evaluate@{run}")
     try:
         everything = json.loads(load(path, md5))
     except ValueError as error:
         raise GenlibError(f"{name}: {path}: not valid JSON ({error}); run dvc repro") from error
-    return result_of(everything, path, name, run, raw["seed"], used | code, places)
+    return result_of(everything, path, name, run, of.raw["seed"], {**of.used, **of.code}, of.places)
 
 
 @lru_cache(maxsize=64)

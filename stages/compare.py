@@ -11,7 +11,7 @@ from genlib import comparison, params
 from genlib.comparison import Row
 from genlib.errors import GenlibError
 from genlib.experiments import in_experiments, in_workspace
-from genlib.presentation.text import number
+from genlib.presentation.text import aligned, number
 from stages.command import run
 
 _COLUMNS = 4
@@ -73,7 +73,7 @@ def _over_seeds(rows: Sequence[Row]) -> str:
         last = row.metric
     tests = sum(row.p is not None for row in rows)
     said = f"p: Welch's t-test against group 1, of {tests} here; not corrected for their number"
-    return "\n".join([*legend, "", *_aligned(lines), *([said] if tests else [])])
+    return "\n".join([*legend, "", *aligned(lines, {0, len(lines[0]) - 1}), *([said] if tests else [])])
 
 
 def _side_by_side(rows: Sequence[Row], runs: Sequence[str]) -> str:
@@ -88,7 +88,7 @@ def _side_by_side(rows: Sequence[Row], runs: Sequence[str]) -> str:
             cells = [_cell(found.get((metric, name))) for name in shown]
             last = found.get((metric, runs[-1]))
             table.append((metric, *cells, *([_signed(last.difference) if last else ""] if pair else [])))
-        lines += [*_aligned(table), ""]
+        lines += [*aligned(table, {0}), ""]
     return "\n".join([*lines, "\u00b1: standard deviation over sample sets of one model, not over trainings"])
 
 
@@ -104,19 +104,6 @@ def _or_blank(value: float | None) -> str:
 
 def _signed(value: float | None) -> str:
     return "" if value is None else f"{'+' if value > 0 else ''}{number(value)}"
-
-
-def _aligned(lines: Sequence[Sequence[str]]) -> list[str]:
-    """Columns of equal width; the first and a last one of words to the left, numbers to the right."""
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    words = {0, len(widths) - 1} if lines[0][-1] == "verdict" else {0}
-    return [
-        "  ".join(
-            cell.ljust(width) if place in words else cell.rjust(width)
-            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
-        ).rstrip()
-        for line in lines
-    ]
 
 
 if __name__ == "__main__":

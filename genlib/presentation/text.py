@@ -1,7 +1,7 @@
 """Numbers, sizes and times as a person reads them."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from datetime import datetime
 from typing import Any
 
@@ -19,6 +19,18 @@ def number(value: float) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}"
     return f"{value:.4g}" if abs(value) >= 1e-3 else f"{value:.1e}"
+
+
+def aligned(lines: Sequence[Sequence[str]], words: Set[int]) -> list[str]:
+    """Lines of cells as columns of equal width for a terminal: those numbered in `words` to the left, others right."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return [
+        "  ".join(
+            cell.ljust(width) if place in words else cell.rjust(width)
+            for place, (cell, width) in enumerate(zip(line, widths, strict=True))
+        ).rstrip()
+        for line in lines
+    ]
 
 
 def percent(share: float) -> str:
