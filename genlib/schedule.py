@@ -71,3 +71,21 @@ def chains(graph: Graph, stages: Iterable[str]) -> list[Chain]:
             done.add(following[0])
         made.append(Chain(tuple(chain), frozenset().union(*(before[stage] for stage in chain)) - frozenset(chain)))
     return made
+
+
+def shares_of_time(seconds: Mapping[str, float], elapsed: float) -> list[str]:
+    """Lines on where time went: minutes of each step (`train` of `train@digits-vae`), the longest first, and of all.
+
+    Args:
+        seconds: of each stage.
+        elapsed: seconds by the clock; less than the sum where stages ran side by side.
+    """
+    steps: dict[str, list[float]] = {}
+    for stage, one in seconds.items():
+        steps.setdefault(stage.partition("@")[0], []).append(one)
+    total = sum(seconds.values())
+    lines = [f"{total / 60:.1f} minutes of stages in {elapsed / 60:.1f} minutes:"]
+    for step, ones in sorted(steps.items(), key=lambda one: -sum(one[1])):
+        stages = "1 stage" if len(ones) == 1 else f"{len(ones)} stages"
+        lines.append(f"  {step:<12}{sum(ones) / 60:6.1f} min {sum(ones) / total:5.0%}  {stages}")
+    return lines

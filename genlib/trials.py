@@ -19,7 +19,7 @@ CRITERIA = ("fid", "total", "generation")
 
 @dataclass(frozen=True)
 class Trial:
-    """One training. `settings`: its own, with where each is written; `seconds` of work.
+    """One training. `settings`: its own, whether its model's or its run's lines have them; `seconds` of work.
 
     `history`: for each epoch, what was measured on validation images, without the `val_`.
     """
@@ -91,5 +91,5 @@ def _trial(run: str, name: str, yaml: str, lock: str, load: Load) -> Trial:
         for row in history
     )
     provenance = json.loads(load(f"{folder}/provenance.json", of.outs[f"{folder}/provenance.json"]))
-    own = {place: of.used[key] for key, place in of.places.items() if key not in ("lane", "epochs")}
+    own = {key: of.used[key] for key in of.places if key not in ("lane", "epochs")}
     return Trial(name, of.raw["seed"], of.used["epochs"], own, provenance["seconds"], rows)

@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import threading
+import time
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from typing import Annotated
 
@@ -13,12 +14,14 @@ import typer
 
 from genlib import params
 from genlib.errors import GenlibError
-from genlib.schedule import Chain, chains, parse_dot, to_run, with_ancestors
+from genlib.schedule import Chain, chains, parse_dot, shares_of_time, to_run, with_ancestors
 from stages.command import run
 
 _MOST_JOBS = 8  # by default; each takes about 1 GiB
 _BUSY = "Unable to acquire lock"  # --wait-for-lock does not hold for the smaller of DVC's two locks
 _TRIES = 5
+
+_BEGINS = re.compile(r"Running stage '([^']+)'")
 
 _printing = threading.Lock()
 
@@ -41,7 +44,11 @@ def main(
     graph = {stage: before for stage, before in graph.items() if stage in needed}
     stages = to_run(graph, json.loads(_answer("status", "--json", "--with-deps", *wanted) or "{}"))
     planned = chains(graph, stages)
-    failed = _run_all(planned, count, keep_going) if count > 1 and len(planned) > 1 else set()
+    seconds: dict[str, float] = {}
+    began = time.monotonic()
+    failed = _run_all(planned, count, keep_going, seconds) if count > 1 and len(planned) > 1 else set()
+    if seconds:
+        print("\n".join(shares_of_time(seconds, time.monotonic() - began)), flush=True)
     if failed:
         names = ", ".join(stage for stage in graph if stage in failed)
         raise GenlibError(f"not done: {names}; see above, mend it and run again: what is done is kept")
@@ -49,8 +56,8 @@ def main(
     sys.exit(ended.returncode)
 
 
-def _run_all(planned: list[Chain], count: int, keep_going: bool) -> set[str]:
-    """Run the chains, at most `count` at once; the stages that failed."""
+def _run_all(planned: list[Chain], count: int, keep_going: bool, seconds: dict[str, float]) -> set[str]:
+    """Run the chains, at most `count` at once; the stages that failed. `seconds` receives the time of each stage."""
     pending, failed = list(planned), set[str]()
     done: set[str] = set()
     outside = {stage for chain in planned for stage in chain.stages}
@@ -61,7 +68,7 @@ def _run_all(planned: list[Chain], count: int, keep_going: bool) -> set[str]:
             for chain in [chain for chain in reversed(pending) if chain.after & outside <= done]:
                 if len(running) < count and (keep_going or not failed):
                     pending.remove(chain)
-                    running[pool.submit(_run_chain, chain)] = chain
+                    running[pool.submit(_run_chain, chain, seconds)] = chain
             if not running:
                 break  # what is left waits for what failed
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -70,15 +77,20 @@ def _run_all(planned: list[Chain], count: int, keep_going: bool) -> set[str]:
     return failed
 
 
-def _run_chain(chain: Chain) -> set[str]:
+def _run_chain(chain: Chain, seconds: dict[str, float]) -> set[str]:
     """One `dvc repro` of the chain's stages, its lines passed on as they come; those that failed or came after."""
     for _ in range(_TRIES):
         busy, said = False, ""
         words = ["dvc", "--wait-for-lock", "repro", "--single-item", *chain.stages]
         with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
             assert process.stdout is not None
+            stage, began = "", time.monotonic()
             for line in process.stdout:
                 busy, said = busy or _BUSY in line, said + line
+                if begins := _BEGINS.match(line):
+                    stage, began = begins[1], time.monotonic()
+                if stage:
+                    seconds[stage] = time.monotonic() - began
                 with _printing:
                     print(line, end="", flush=True)
         if process.returncode == 0:

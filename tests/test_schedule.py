@@ -1,13 +1,14 @@
 """Stages side by side: which can be, in which order, and dvc repro's own results."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from genlib.schedule import chains, parse_dot, to_run, with_ancestors
+from genlib.schedule import chains, parse_dot, shares_of_time, to_run, with_ancestors
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,6 +70,14 @@ def test_what_is_up_to_date_is_not_waited_for() -> None:
     ]
 
 
+def test_the_time_of_stages_is_summed_by_step() -> None:
+    assert shares_of_time({"train@a": 540.0, "sample@a": 60.0, "train@b": 600.0}, 660.0) == [
+        "20.0 minutes of stages in 11.0 minutes:",
+        "  train         19.0 min   95%  2 stages",
+        "  sample         1.0 min    5%  1 stage",
+    ]
+
+
 @pytest.fixture
 def pipeline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A repository of three stages, two of which can run side by side; what each writes says when it ran."""
@@ -115,6 +124,7 @@ def test_stages_run_side_by_side_and_dvc_has_the_last_word(pipeline: Path) -> No
     assert max(began_one, began_two) < min(ended_one, ended_two)
     assert Path("both").read_text() == Path("one").read_text() + Path("two").read_text()
     assert said.count("Running stage") == 3
+    assert re.search(r"0\.1 minutes of stages in 0\.\d minutes:\n.* min .*%  1 stage\n", said)
     code, said = repro("both", "--jobs", "2")
     assert code == 0
     assert "up to date" in said

@@ -14,15 +14,15 @@ from genlib.trials import Trial
 
 def trial(name: str, *fids: float, seed: int = 0, **settings: object) -> Trial:
     history = tuple({"fid": fid, "generator": -fid} for fid in fids)
-    return Trial(name, seed, len(fids), {"gan.lr": 1e-4, "gan.dropout": 0.3, **settings}, 90.0, history)
+    return Trial(name, seed, len(fids), {"lr": 1e-4, "dropout": 0.3, **settings}, 90.0, history)
 
 
 def test_the_best_on_validation_comes_first_with_its_best_epoch_and_what_differs() -> None:
-    slow, fast = trial("slow", 9.0, 7.0), trial("fast", 3.0, 4.0, seed=2, **{"gan.lr": 2e-4, "gan.ema": None})
+    slow, fast = trial("slow", 9.0, 7.0), trial("fast", 3.0, 4.0, seed=2, lr=2e-4, ema=None)
     assert trials.table([slow, fast]) == [
-        {"trial": "fast", "gan.lr": 2e-4, "seed": 2, "epochs": 2, "best epoch": 1}
+        {"trial": "fast", "lr": 2e-4, "seed": 2, "epochs": 2, "best epoch": 1}
         | {"val fid": 3.0, "val generator": -3.0, "minutes": 1.5},
-        {"trial": "slow", "gan.lr": 1e-4, "seed": 0, "epochs": 2, "best epoch": 2}
+        {"trial": "slow", "lr": 1e-4, "seed": 0, "epochs": 2, "best epoch": 2}
         | {"val fid": 7.0, "val generator": -7.0, "minutes": 1.5},
     ]  # fmt: skip
 
@@ -35,10 +35,10 @@ def test_another_number_may_judge() -> None:
 
 
 def test_a_setting_that_is_off_says_so_and_the_file_has_all_digits(tmp_path: Path) -> None:
-    rows = trials.table([trial("on", 1 / 3, **{"gan.ema": 5000}), trial("off", 2.0, **{"gan.ema": None})])
+    rows = trials.table([trial("on", 1 / 3, ema=5000), trial("off", 2.0, ema=None)])
     trials.write_csv(tmp_path / "trials.csv", rows)
     read = list(csv.DictReader((tmp_path / "trials.csv").open()))
-    assert [(row["trial"], row["gan.ema"]) for row in read] == [("on", "5000"), ("off", "off")]
+    assert [(row["trial"], row["ema"]) for row in read] == [("on", "5000"), ("off", "off")]
     assert float(read[0]["val fid"]) == 1 / 3
 
 
