@@ -43,21 +43,19 @@ def fill(markdown: str, runs: Mapping[str, RunSettings], root: Path) -> str:
 
 
 def _rows(kind: str, names: Sequence[str], runs: Mapping[str, RunSettings], root: Path) -> Iterator[Sequence[str]]:
+    if kind not in ("numbers", "trainings", "trials"):
+        raise GenlibError(f"<!-- {kind}: ... -->: no such kind of block; there are numbers, trainings and trials")
     for name in names:
         if name not in runs:
             raise GenlibError(f"<!-- {kind}: {name} -->: no such run in params.yaml; name one of {', '.join(runs)}")
     if kind == "trials":
-        return _trials(require(root / "docs/trials" / f"{names[0]}.csv", f"{names[0]}"))
+        return _trials(require(root / "docs/trials" / f"{names[0]}.csv", f"train@{names[0]}"))
     lanes = {name: runs[name].lane for name in names}
     results = {
         name: read_run(name, root / "runs" / lane / name, root / "metrics" / lane / f"{name}.json")
         for name, lane in lanes.items()
     }
-    if kind == "numbers":
-        return _numbers(results)
-    if kind == "trainings":
-        return _trainings(results)
-    raise GenlibError(f"<!-- {kind}: ... -->: no such kind of block; there are numbers, trainings and trials")
+    return _numbers(results) if kind == "numbers" else _trainings(results)
 
 
 def _numbers(results: Mapping[str, RunResults]) -> Iterator[Sequence[str]]:
