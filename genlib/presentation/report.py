@@ -12,7 +12,7 @@ from pathlib import Path
 
 from genlib.errors import GenlibError
 from genlib.presentation import catalogue, tables, text
-from genlib.presentation.results import Measured, RunResults, read_run, require
+from genlib.presentation.results import Measured, RunResults, read_run
 from genlib.settings import RunSettings
 
 _BLOCK = re.compile(r"^<!-- (?P<kind>\w+): (?P<names>[^>]*?) -->\n(?P<old>.*?)^<!-- end -->$", re.MULTILINE | re.DOTALL)
@@ -49,7 +49,10 @@ def _rows(kind: str, names: Sequence[str], runs: Mapping[str, RunSettings], root
         if name not in runs:
             raise GenlibError(f"<!-- {kind}: {name} -->: no such run in params.yaml; name one of {', '.join(runs)}")
     if kind == "trials":
-        return _trials(require(root / "docs/trials" / f"{names[0]}.csv", f"train@{names[0]}"))
+        path = root / "docs/trials" / f"{names[0]}.csv"
+        if not path.is_file():
+            raise GenlibError(f"{path}: no such file; python -m stages.trials {names[0]} --csv writes it")
+        return _trials(path)
     lanes = {name: runs[name].lane for name in names}
     results = {
         name: read_run(name, root / "runs" / lane / name, root / "metrics" / lane / f"{name}.json")
