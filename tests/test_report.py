@@ -63,7 +63,10 @@ def test_settings_tried_are_read_from_their_file(tmp_path: Path) -> None:
         ("<!-- numbers: digits-ae -->\n| old |\n", "a block has no end"),
         ("<!-- numbers: digits-ea -->\n<!-- end -->\n", r"<!-- numbers: digits-ea -->: no such run in params\.yaml"),
         ("<!-- numbers: digits-ae -->\n<!-- end -->\n", r"settings\.json: no such file .*dvc repro train@digits-ae"),
-        ("<!-- trials: digits-ae -->\n<!-- end -->\n", r"digits-ae\.csv: no such file; python -m stages\.trials digits-ae --csv"),
+        (
+            "<!-- trials: digits-ae -->\n<!-- end -->\n",
+            r"digits-ae\.csv: no such file; .* stages\.trials digits-ae --csv",
+        ),
         ("<!-- nombers: digits-ae -->\n<!-- end -->\n", "<!-- nombers: ... -->: no such kind"),
     ],
 )
