@@ -112,8 +112,8 @@ def _trials(path: Path) -> Iterator[Sequence[str]]:
 
 
 def _shortened(cell: str) -> str:
-    """A cell of a CSV file: numbers with a fraction to four significant digits."""
-    return text.number(float(cell)) if re.fullmatch(r"-?\d+\.\d{4,}(e-?\d+)?", cell) else cell
+    """A cell of a CSV file, numbers as the rest of the report shows them."""
+    return text.number(float(cell)) if re.fullmatch(r"-?\d+(\.\d+)?(e-?\d+)?", cell) else cell
 
 
 def _table(rows: Iterator[Sequence[str]]) -> list[str]:
