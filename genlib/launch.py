@@ -82,8 +82,8 @@ def start(module: str, words: Sequence[str], processes: int) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-    # It tells in many lines that a process has failed; that process has said in one why.
-    logging.getLogger("torch.distributed").setLevel(logging.CRITICAL)
+    # It would tell at length that a process has failed; that process has said in one line why.
+    logging.disable(logging.CRITICAL)
     with tempfile.TemporaryDirectory(prefix="genlib-launch-") as folder:
         config = LaunchConfig(
             min_nodes=1,
