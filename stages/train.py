@@ -50,10 +50,8 @@ def _train(
     card, train, val = open_card(data), open_split(data, "train").images, open_split(data, "val").images
     shape = (card["channels"], card["image_size"], card["image_size"])
     state = training.start(settings, everything.seed, shape, on, team)
-    judge = None
-    if objectives.judged(state.objective):
-        judge = judging.judge(features.load(network, on), card, val, everything.progress.judged, everything.seed)
-    judged_by = None if judge is None else judge.network.sha256
+    measuring = features.load(network, on) if objectives.judged(state.objective) else None
+    judged_by = None if measuring is None else measuring.sha256
     identity = checkpoint.identity(
         settings, everything.seed, everything.threads, everything.progress, card["sha256"], on, judged_by, team.size
     )
@@ -61,6 +59,9 @@ def _train(
         with checkpoint.Keeper(work / name, identity, team) as keeper:
             list(training.run(state, train, val, everything.progress, keeper))
         return
+    judge = None
+    if measuring is not None:
+        judge = judging.judge(measuring, card, val, everything.progress.judged, everything.seed)
     where = on if team.size == 1 else f"{team.size} processes, each on {on.type}"
     print(f"{name}: {settings.model} on {len(train):,} {settings.dataset} images, {settings.epochs} epochs, {where}")
     with (
