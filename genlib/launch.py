@@ -4,6 +4,7 @@
 `python -m stages.train ...` does it by the same launcher. An error in one ends all; one of them says why.
 """
 
+import gc
 import logging
 import os
 import signal
@@ -102,6 +103,8 @@ def start(module: str, words: Sequence[str], processes: int) -> None:
         except ChildFailedError as error:
             sys.exit(_said_of({rank: failure.exitcode for rank, failure in error.failures.items()}) or 1)
         except SignalException as error:
+            # A timer of the launcher may still run; collected in its own thread, it would complain of that.
+            gc.disable()
             raise (Terminated if error.sigval == signal.SIGTERM else KeyboardInterrupt) from None
 
 
