@@ -13,7 +13,7 @@ three only, has to be called in place of each network, and expects one backward 
 GAN's generator is called once for the steps of both players. torch's SyncBatchNorm is for CUDA only.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -135,7 +135,7 @@ class _Together(TorchFunctionMode):
 
     def _drawn(self, func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """Numbers of a given size: if it has this process's rows, these of what is drawn for all rows."""
-        size = tuple(kwargs.get("size", args[0] if args and not isinstance(args[0], int) else args))
+        size = tuple(kwargs.get("size", args[0] if args and isinstance(args[0], Sequence) else args))
         if size[:1] != (self._rows,):
             return func(*args, **kwargs)
         others = {key: value for key, value in kwargs.items() if key != "size"}
@@ -143,7 +143,7 @@ class _Together(TorchFunctionMode):
 
     def _drawn_for(self, func: Callable[..., Tensor], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Tensor:
         """What is drawn for the values of tensors, which are put in their place among zeros for all other rows."""
-        if not _has_rows(args[0], self._rows):
+        if not any(_has_rows(value, self._rows) for value in (*args, *kwargs.values())):
             return func(*args, **kwargs)
         whole = [self._in_place(value) for value in args]
         return self._own(func(*whole, **{key: self._in_place(value) for key, value in kwargs.items()}))

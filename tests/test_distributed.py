@@ -8,6 +8,7 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +21,13 @@ from nursery import Command, Nursery
 from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from teamwork import trained
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from genlib import checkpoint, launch, objectives
 from genlib.distributed import ALONE, Team
 from genlib.errors import GenlibError
+from genlib.nets import layers
 from stages import download, features, preprocess, train
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -127,6 +130,41 @@ def test_two_gpus_compute_what_one_does(nursery: Nursery, images: Any, tmp_path:
 def test_parts_of_a_batch_are_the_batch() -> None:
     assert [Team(rank, 3).rows(12) for rank in range(3)] == [slice(0, 4), slice(4, 8), slice(8, 12)]
     assert ALONE.rows(7) == slice(0, 7)
+
+
+def drawn(block: AbstractContextManager[Any], rows: int) -> list[Tensor]:
+    """What may be drawn for a batch, in every way in which that may be asked for; and two draws for no batch."""
+    noise, values = torch.Generator().manual_seed(1), torch.ones(rows, 6, 2, 2)
+    torch.manual_seed(2)
+    with block:
+        return [
+            torch.randn(rows, 3, generator=noise),
+            torch.rand((rows, 2), generator=noise),
+            torch.randn(size=[rows]),
+            torch.randn_like(values),
+            torch.rand_like(input=values),
+            torch.bernoulli(values / 2),
+            torch.normal(values, 1.0),
+            torch.empty(rows, 2).normal_(generator=noise),
+            torch.empty(rows, 2).uniform_(),
+            torch.empty(rows, 2).bernoulli_(0.5),
+            F.dropout(values, 0.5),
+            nn.Dropout2d(0.5)(values),
+            layers.Dropout(0.5)(values.to(memory_format=torch.channels_last)),
+            torch.rand(3),
+            torch.rand(()),
+        ]
+
+
+def test_each_process_has_its_rows_of_what_is_drawn_for_the_whole_batch() -> None:
+    whole = drawn(nullcontext(), 8)
+    parts = [drawn(Team(rank, 2).together({}, 8), 4) for rank in (0, 1)]
+    for index, (expected, one, other) in enumerate(zip(whole, *parts, strict=True)):
+        if index < len(whole) - 2:
+            assert torch.equal(torch.cat([one, other]), expected), index
+        else:
+            assert torch.equal(one, expected)
+            assert torch.equal(other, expected)
 
 
 # The stage.

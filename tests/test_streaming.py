@@ -62,6 +62,7 @@ def test_batches_are_those_of_resident_images(images: NDArray[np.uint8], rows: s
         assert len(drawn[0]) == len(drawn[1]) == 8
         assert all(torch.equal(one, other) for one, other in zip(*drawn, strict=True))
         assert {batch.device.type for batch in drawn[1]} == {device.type}
+        assert list(batches.shuffled(streamed, 104, 3, epoch)) == []  # not one whole batch
     in_order = [list(batches.in_order(each, 40)) for each in (resident, streamed)]
     assert [len(batch) for batch in in_order[1]] == [40, 40, 23]
     assert all(torch.equal(one, other) for one, other in zip(*in_order, strict=True))

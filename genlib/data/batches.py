@@ -63,8 +63,9 @@ def shuffled(
     `flip`: each image is mirrored left to right with probability 1/2, which depends on (seed, epoch) only, too.
     `rows`: of each batch, only these.
     """
+    count = len(images) // batch_size
     order = torch.randperm(len(images), generator=rng.generator(seed, "order", epoch))
-    order = order[: len(images) // batch_size * batch_size].view(-1, batch_size)[:, rows]
+    order = order[: count * batch_size].view(count, batch_size)[:, rows]
     mirrored = None
     if flip:
         mirrored = torch.rand(len(images), generator=rng.generator(seed, "flips", epoch)).lt(0.5)
