@@ -1,7 +1,7 @@
 """The processes of one training: started by PyTorch's launcher, joined to a team, ended together.
 
-`torchrun --nproc-per-node N -m stages.train ...` starts them, on one host or many, or, where GENLIB_PROCESSES says N,
-`python -m stages.train ...` does it by the same launcher. An error in one ends all; one of them says why.
+`torchrun --nproc-per-node N -m -- stages.train ...` starts them, on one host or many, or, where GENLIB_PROCESSES says
+N, `python -m stages.train ...` does it by the same launcher. An error in one ends all; one of them says why.
 """
 
 import gc

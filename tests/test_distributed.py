@@ -22,6 +22,7 @@ from ruamel.yaml import YAML
 from safetensors.torch import load_file
 from teamwork import trained
 from torch import Tensor, nn
+from torch.distributed import run as torchrun
 from torch.nn import functional as F
 
 from genlib import checkpoint, launch, objectives
@@ -279,6 +280,12 @@ def test_an_error_in_one_process_is_said_once_and_ends_the_other(nursery: Nurser
     waiting, failed = team_of_two(nursery, "teamwork", "fail", cwd=tmp_path, status=1)
     assert (waiting.out, waiting.err) == ("", "")
     assert (failed.out, failed.err) == ("", "error: chairs: 3 are too few; fetch one\n")
+
+
+def test_torchrun_takes_the_words_of_the_stage_as_documented() -> None:
+    parsed = torchrun.parse_args(["--nproc-per-node", "2", "-m", "--", "stages.train", *words("out")])
+    assert parsed.module
+    assert [parsed.training_script, *parsed.training_script_args] == ["stages.train", *words("out")]
 
 
 # What is refused.
