@@ -9,8 +9,9 @@ single process computes of them as a part of the whole batch:
   its optimizer steps, such as clipping, it does with those of the whole batch.
 
 So N processes give what one gives, up to the rounding of sums. torch's DistributedDataParallel does the last of the
-three only, has to be called in place of each network, and expects one backward pass for each forward pass, where a
-GAN's generator is called once for the steps of both players. torch's SyncBatchNorm is for CUDA only.
+three only, has to be called in place of each network, and is made for one forward pass followed by its backward pass: a
+GAN's discriminator has two before its own, and one more before the generator's, in which its weights have no part.
+torch's SyncBatchNorm is for CUDA only. A hook of the optimizer would come after the model's own use of gradients.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
