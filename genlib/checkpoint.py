@@ -8,6 +8,7 @@ import importlib
 import json
 import sys
 from collections.abc import Mapping
+from contextlib import nullcontext
 from hashlib import sha256
 from pathlib import Path
 from shutil import rmtree
@@ -16,11 +17,13 @@ from typing import TYPE_CHECKING, Annotated, Any
 import torch
 from pydantic import Field, NonNegativeFloat, PositiveInt
 from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
 from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from genlib.claims import claimed
 from genlib.device import processor
+from genlib.distributed import ALONE, Team
 from genlib.errors import GenlibError
 from genlib.files import digest, write_bytes
 from genlib.nets import weights
@@ -65,13 +68,16 @@ class Keeper:
 
     `identity` is all that decides the result: settings, seed, data, code, versions. A state of another identity lives
     in another folder and is never mixed in.
+
+    `team`: only its first process reads and writes files, and hands the others the state that it goes on from.
     """
 
-    def __init__(self, work: Path, identity: dict[str, Any]) -> None:
+    def __init__(self, work: Path, identity: dict[str, Any], team: Team = ALONE) -> None:
         self.fingerprint = sha256(json.dumps(identity, sort_keys=True).encode()).hexdigest()
         self.folder = work / self.fingerprint[:16]
         self._work = work
-        self._claim = claimed(work, "training this run")
+        self._team = team
+        self._claim = claimed(work, "training this run") if team.first else nullcontext()
 
     def __enter__(self) -> "Keeper":
         self._claim.__enter__()
@@ -82,17 +88,7 @@ class Keeper:
 
     def keep(self, training: "Training") -> None:
         """Write the state after an epoch; the one before it stays as a fallback."""
-        metadata = _Metadata(
-            fingerprint=self.fingerprint,
-            epoch=training.epoch,
-            best_epoch=training.best_epoch,
-            groups={player: _numbers(optimizer) for player, optimizer in training.optimizers.items()},
-            history=training.history,
-            steps=training.steps,
-            seconds=training.seconds,
-        )
-        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(training).items()}
-        content = save_tensors(tensors, metadata={"genlib": metadata.model_dump_json()})
+        content = self._content(training)
         path = self.folder / f"epoch-{training.epoch:05d}.safetensors"
         # The format does not notice a damaged tensor; without its digest a state does not count.
         write_bytes(path, content)
@@ -103,6 +99,12 @@ class Keeper:
 
     def restore(self, training: "Training") -> None:
         """Put `training` at the newest state that can be read, or leave it at its start; what is not used is said."""
+        if self._team.first:
+            self._restore_newest(training)
+        if self._team.size > 1:
+            self._spread(training)
+
+    def _restore_newest(self, training: "Training") -> None:
         for path in reversed(self._states()):
             if (fault := self._restore(training, path)) is None:
                 return
@@ -112,8 +114,9 @@ class Keeper:
             folder for folder in self._work.glob("*/") if folder != self.folder and any(folder.glob("epoch-*"))
         ]:
             print(
-                f"{self._work}: a stopped training with other params, data, code, versions or machine is not gone on "
-                f"with; delete {', '.join(folder.name for folder in sorted(others))} there to free the space",
+                f"{self._work}: a stopped training with other params, data, code, versions, machine or number of "
+                "processes is not gone on with; delete "
+                f"{', '.join(folder.name for folder in sorted(others))} there to free the space",
                 file=sys.stderr,
             )
 
@@ -127,6 +130,33 @@ class Keeper:
     def discard(self) -> None:
         """Remove the states of this run: it is done."""
         rmtree(self.folder, ignore_errors=True)
+
+    def _spread(self, training: "Training") -> None:
+        """Put `training` where the first process has it. GenlibError if this process trains something else."""
+        if self._team.handed(self.fingerprint.encode()) != self.fingerprint.encode():
+            raise GenlibError(
+                f"process {self._team.rank} has other params, data, code, versions or another processor than process "
+                "0; make the hosts alike"
+            )
+        begun = self._team.first and training.epoch > 0
+        content = self._team.handed(self._content(training) if begun else b"")
+        if content and not self._team.first:
+            header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+            _put(training, _Metadata.model_validate_json(header["__metadata__"]["genlib"]), load_tensors(content))
+
+    def _content(self, training: "Training") -> bytes:
+        """A state, as a file has it."""
+        metadata = _Metadata(
+            fingerprint=self.fingerprint,
+            epoch=training.epoch,
+            best_epoch=training.best_epoch,
+            groups={player: _numbers(optimizer) for player, optimizer in training.optimizers.items()},
+            history=training.history,
+            steps=training.steps,
+            seconds=training.seconds,
+        )
+        tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(training).items()}
+        return save_tensors(tensors, metadata={"genlib": metadata.model_dump_json()})
 
     def _restore(self, training: "Training", path: Path) -> str | None:
         """Put `training` at a state; or what is wrong with it, and then nothing has changed."""
@@ -250,12 +280,15 @@ def identity(
     data: dict[str, str],
     device: torch.device,
     network: str | None = None,
+    processes: int = 1,
 ) -> dict[str, Any]:
     """All that decides what a training gives: settings, seed, data, the code that computes it, versions, machine.
 
-    `network`: sha256 of the measuring network that judges samples; None for models that are not judged.
+    `network`: sha256 of the measuring network that judges samples; None for models that are not judged. `processes`:
+    how many train together, by which sums are rounded.
     """
-    modules = ["training", "averaging", "rng", "data.batches", "nets.layers", f"nets.{settings.net}"]
+    modules = ["training", "distributed", "averaging", "rng", "data.batches", "data.streaming"]
+    modules += ["nets.layers", f"nets.{settings.net}"]
     modules += ["objectives._losses", "objectives._posterior", f"objectives.{settings.model}"]
     if network is not None:
         modules += ["judging", "features", "classifiers", "metrics.frechet", "metrics.classes"]
@@ -269,6 +302,7 @@ def identity(
         "code": {name: _source_digest(f"genlib.{name}") for name in modules},
         "torch": torch.__version__,
         "processor": processor(device),
+        "processes": processes,
     }
 
 

@@ -19,8 +19,11 @@ def generator(seed: int, purpose: str, epoch: int = 0, device: torch.device | st
 
 @contextmanager
 def default_generators(seed: int, purpose: str, epoch: int = 0) -> Iterator[None]:
-    """Seed torch's default generators inside the block, for what takes no generator (first weights, dropout)."""
-    with torch.random.fork_rng():
+    """Seed torch's default generators inside the block, for what takes no generator (first weights, dropout).
+
+    Of several GPUs, after it only the current one's is as before.
+    """
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
         torch.manual_seed(derive(seed, purpose, epoch))
         yield
 

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Iterator
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
@@ -16,7 +17,9 @@ from tqdm import tqdm
 from genlib import device, judging, objectives, rng
 from genlib.averaging import average_into, decay
 from genlib.data.arrays import Images
-from genlib.data.batches import in_order, resident, shuffled, to_float, to_uint8
+from genlib.data.batches import in_order, placed, shuffled, to_float, to_uint8
+from genlib.data.streaming import Streamed
+from genlib.distributed import ALONE, Team
 from genlib.errors import GenlibError
 from genlib.judging import Judge
 from genlib.memory import fitting_batch, is_shortage
@@ -56,13 +59,18 @@ class Training:
 
     `averaged` is the running average of the network that draws, or None when EMA is off. `best`: weights and buffers,
     on the CPU, of the network to draw with after the epoch `best_epoch`, the one with the lowest FID on validation
-    images; None where samples are not judged. `seconds` of work, over all the processes that it took.
+    images; None where samples are not judged. `seconds` of work, over all the processes that took turns at it.
+
+    `team`: the processes that train together, each with the same of all this but for history, steps, frames and best,
+    which only the first one has. `together`: to be entered for a step of theirs.
     """
 
     settings: RunSettings
     objective: objectives.Objective
     seed: int
     device: torch.device
+    team: Team
+    together: AbstractContextManager[Any]
     networks: dict[str, nn.Module]
     optimizers: dict[str, torch.optim.Optimizer]
     averaged: nn.Module | None
@@ -79,8 +87,14 @@ class Training:
         return self.networks | ({self.objective.DRAWS: self.averaged} if self.averaged is not None else {})
 
 
-def start(settings: RunSettings, seed: int, shape: tuple[int, int, int], on: torch.device) -> Training:
-    """Networks with fresh weights and their optimizers. `shape` is C H W."""
+def start(
+    settings: RunSettings, seed: int, shape: tuple[int, int, int], on: torch.device, team: Team = ALONE
+) -> Training:
+    """Networks with fresh weights and their optimizers. `shape` is C H W.
+
+    Raises GenlibError for a batch size that the team cannot share evenly.
+    """
+    team.check(settings.batch_size)
     objective = objectives.get(settings.model)
     with rng.default_generators(seed, "weights"):
         networks = {name: network.to(on) for name, network in objective.build(settings, shape).items()}
@@ -89,7 +103,8 @@ def start(settings: RunSettings, seed: int, shape: tuple[int, int, int], on: tor
         with rng.default_generators(seed, "weights"):
             averaged = objective.build(settings, shape)[objective.DRAWS].to(on).requires_grad_(False)
     optimizers = {player: objective.optimizer(player, networks, settings) for player in objective.PLAYERS}
-    return Training(settings, objective, seed, on, networks, optimizers, averaged, 0, [], [], {})
+    together = team.together(networks, settings.batch_size)
+    return Training(settings, objective, seed, on, team, together, networks, optimizers, averaged, 0, [], [], {})
 
 
 def run(
@@ -102,6 +117,8 @@ def run(
 ) -> Iterator[Epoch]:
     """Train to the end of the settings' epochs, yielding after each; with a keeper, go on from its last state.
 
+    In a team, all processes call it, and what is judged, recorded, kept and yielded is by the first one only.
+
     Args:
         training: fresh from `start`.
         train: uint8 N C H W.
@@ -113,7 +130,7 @@ def run(
     Raises:
         GenlibError: a loss is not finite; the state of the epoch before is kept.
     """
-    settings, objective, seed = training.settings, training.objective, training.seed
+    settings, objective, seed, team = training.settings, training.objective, training.seed, training.team
     if len(train) < settings.batch_size:
         raise GenlibError(f"batch_size: {settings.batch_size} is more than the {len(train)} training images; lower it")
     precision = device.set_precision(settings.precision, training.device)
@@ -121,13 +138,13 @@ def run(
         keeper.restore(training)
 
     # Put the data on the device and lay out the schedule.
-    train_images, val_images = resident(train, training.device), resident(val, training.device)
+    train_images, val_images = placed((train, val), training.device, say=team.first)
     steps_per_epoch = len(train) // settings.batch_size
     frame_steps = _frame_steps(steps_per_epoch * settings.epochs, progress.frames)
     row_ends = sorted(
         {math.ceil(steps_per_epoch * n / progress.rows_per_epoch) for n in range(1, progress.rows_per_epoch + 1)}
     )
-    if training.epoch == 0:
+    if training.epoch == 0 and team.first:
         _record_frame(training, train_images, val_images, progress, 0)
 
     while training.epoch < settings.epochs:
@@ -137,9 +154,11 @@ def run(
         losses: list[Tensor] = []
 
         # Train on every image once.
-        with rng.default_generators(seed, "dropout", epoch), precision:
-            batches = shuffled(train_images, settings.batch_size, seed, epoch, settings.flip)
-            bar = tqdm(batches, f"epoch {epoch}/{settings.epochs}", steps_per_epoch, leave=False, disable=None)
+        own = team.rows(settings.batch_size)
+        batches = shuffled(train_images, settings.batch_size, seed, epoch, settings.flip, own)
+        with rng.default_generators(seed, "dropout", epoch), precision, closing(batches):
+            shown = None if team.first else True
+            bar = tqdm(batches, f"epoch {epoch}/{settings.epochs}", steps_per_epoch, leave=False, disable=shown)
             for index, images in enumerate(bar, start=1):
                 step = training.epoch * steps_per_epoch + index
                 step_losses = _step(training, images, noise)
@@ -149,12 +168,17 @@ def run(
                     average_into(training.averaged, training.networks[objective.DRAWS], kept)
                 # A GPU is asked for its losses at the end of the epoch only: to ask is to wait for it.
                 if index in row_ends and training.device.type == "cpu":
-                    _checked(torch.stack(losses), objective.LOSSES, epoch, step)
-                if step in frame_steps:
+                    _checked(team.mean(torch.stack(losses)), objective.LOSSES, epoch, step)
+                if step in frame_steps and team.first:
                     _record_frame(training, train_images, val_images, progress, step)
 
         # Take down the losses, each row of the curves the mean over its steps.
-        values = np.array(_checked(torch.stack(losses), objective.LOSSES, epoch, epoch * steps_per_epoch))
+        mean_losses = team.mean(torch.stack(losses))
+        values = np.array(_checked(mean_losses, objective.LOSSES, epoch, epoch * steps_per_epoch))
+        team.check_alike(training.networks, epoch)
+        if not team.first:
+            training.epoch = epoch
+            continue
         rows: list[Row] = []
         for first, end in pairwise([0, *row_ends]):
             step = training.epoch * steps_per_epoch + end
@@ -186,13 +210,19 @@ def _step(training: Training, images: Tensor, noise: torch.Generator) -> dict[st
     settings = training.settings
 
     def step(batch: Tensor) -> dict[str, Tensor]:
-        return training.objective.train_step(training.networks, training.optimizers, batch, noise, settings)
+        with training.together:
+            return training.objective.train_step(training.networks, training.optimizers, batch, noise, settings)
 
     try:
         return step(images)
     except (RuntimeError, MemoryError) as error:
         if not is_shortage(error):
             raise
+    if training.team.size > 1:
+        raise GenlibError(
+            f"out of memory on {training.device} with batch_size {settings.batch_size} shared by {training.team.size} "
+            "processes; lower it, take more processes, or use devices with more memory"
+        )
     # Out of that block, whose traceback holds what the step had allocated.
     fits = fitting_batch(lambda size: step(images[:size]), len(images))
     remedy = f"{fits} fits: set batch_size: {fits}" if fits else "not even 2 fit: lower width or image_size"
@@ -203,7 +233,7 @@ def _step(training: Training, images: Tensor, noise: torch.Generator) -> dict[st
 
 
 @torch.no_grad()
-def heldout(training: Training, val_images: Tensor, epoch: int) -> Row:
+def heldout(training: Training, val_images: Tensor | Streamed, epoch: int) -> Row:
     """Mean held-out losses, networks in evaluation mode and without averaging, the same noise at every epoch."""
     objective = training.objective
     noise = rng.generator(training.seed, "held-out noise", 0, training.device)
@@ -217,7 +247,7 @@ def heldout(training: Training, val_images: Tensor, epoch: int) -> Row:
 
 
 @torch.no_grad()
-def settle(training: Training, train_images: Tensor) -> None:
+def settle(training: Training, train_images: Tensor | Streamed) -> None:
     """Measure the averaged network's batch norm statistics: those of the last weights do not fit averaged ones.
 
     With them, images come out pale. Brock et al. 2018 (BigGAN, section 3) measure "standing statistics" likewise.
@@ -236,7 +266,7 @@ def settle(training: Training, train_images: Tensor) -> None:
 
 
 @torch.no_grad()
-def _judge_samples(training: Training, train_images: Tensor, judge: Judge) -> tuple[Row, str | None]:
+def _judge_samples(training: Training, train_images: Tensor | Streamed, judge: Judge) -> tuple[Row, str | None]:
     """What the judge says of samples of the epoch that ends, and the alarm, if any; the best checkpoint so far is kept.
 
     Settled for every epoch, the network that draws is as it would be saved. The same latents every time.
@@ -260,7 +290,11 @@ def _judge_samples(training: Training, train_images: Tensor, judge: Judge) -> tu
 
 @torch.no_grad()
 def _record_frame(
-    training: Training, train_images: Tensor, val_images: Tensor, progress: ProgressSettings, step: int
+    training: Training,
+    train_images: Tensor | Streamed,
+    val_images: Tensor | Streamed,
+    progress: ProgressSettings,
+    step: int,
 ) -> None:
     """Add a picture of the progress: the same latents and held-out images every time.
 

@@ -1,5 +1,6 @@
 """Stage train: one run, from processed arrays to a model file."""
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -7,8 +8,9 @@ from typing import Annotated
 
 import typer
 
-from genlib import checkpoint, device, features, history, judging, models, objectives, params, training
+from genlib import checkpoint, device, features, history, judging, launch, models, objectives, params, training
 from genlib.data.arrays import open_card, open_split
+from genlib.distributed import Team
 from genlib.figures.grids import grid
 from genlib.files import digest, write_json
 from genlib.tracking import MODEL_TAG, Tracker, new_run
@@ -28,22 +30,42 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder for states to resume from.")] = Path(".work"),
 ) -> None:
     """Train a run. A stopped training goes on from its last epoch."""
+    processes = launch.process_count(os.environ)
+    if processes == 1:
+        with launch.joined(os.environ) as team:
+            _train(team, name, data, network, model, log, provenance, work)
+        return
+    everything = params.load()
+    Team(size=processes).check(everything.run(name).batch_size)
+    launch.check_device(processes, device.choose(everything.threads))
+    launch.start("stages.train", sys.argv[1:], processes)
+
+
+def _train(
+    team: Team, name: str, data: Path, network: Path, model: Path, log: Path, provenance: Path, work: Path
+) -> None:
     began = time.perf_counter()
     everything = params.load()
-    settings, on = everything.run(name), device.choose(everything.threads)
+    settings, on = everything.run(name), launch.own_device(device.choose(everything.threads), team, os.environ)
     card, train, val = open_card(data), open_split(data, "train").images, open_split(data, "val").images
     shape = (card["channels"], card["image_size"], card["image_size"])
-    state = training.start(settings, everything.seed, shape, on)
-    judge = None
-    if objectives.judged(state.objective):
-        judge = judging.judge(features.load(network, on), card, val, everything.progress.judged, everything.seed)
-    judged_by = None if judge is None else judge.network.sha256
+    state = training.start(settings, everything.seed, shape, on, team)
+    measuring = features.load(network, on) if objectives.judged(state.objective) else None
+    judged_by = None if measuring is None else measuring.sha256
     identity = checkpoint.identity(
-        settings, everything.seed, everything.threads, everything.progress, card["sha256"], on, judged_by
+        settings, everything.seed, everything.threads, everything.progress, card["sha256"], on, judged_by, team.size
     )
-    print(f"{name}: {settings.model} on {len(train):,} {settings.dataset} images, {settings.epochs} epochs, {on}")
+    if not team.first:
+        with checkpoint.Keeper(work / name, identity, team) as keeper:
+            list(training.run(state, train, val, everything.progress, keeper))
+        return
+    judge = None
+    if measuring is not None:
+        judge = judging.judge(measuring, card, val, everything.progress.judged, everything.seed)
+    where = on if team.size == 1 else f"{team.size} processes, each on {on.type}"
+    print(f"{name}: {settings.model} on {len(train):,} {settings.dataset} images, {settings.epochs} epochs, {where}")
     with (
-        checkpoint.Keeper(work / name, identity) as keeper,
+        checkpoint.Keeper(work / name, identity, team) as keeper,
         new_run(
             settings.lane, name, dataset=settings.dataset, model=settings.model, continues=keeper.note()
         ) as tracker,
@@ -60,7 +82,7 @@ def main(
         checkpoints = (state.averaged, state.best, state.best_epoch)
         models.save(model, name, everything.seed, settings, shape, state.networks, *checkpoints)
         history.write(log, state, shape)
-        write_json(provenance, device.provenance(on, state.seconds))
+        write_json(provenance, device.provenance(on, state.seconds) | {"processes": team.size})
         tracker.set_tags({MODEL_TAG: digest(model)})
         tracker.log_model(model, shape, int(state.history[-1]["images"]))
         keeper.discard()

@@ -1,7 +1,7 @@
-"""What training draws from: a split resident on the device as uint8, gathered and converted there."""
+"""What training draws from: splits resident on the device as uint8 where they fit, gathered and converted there."""
 
-import warnings
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing
 
 import numpy as np
 import torch
@@ -9,15 +9,34 @@ from torch import Tensor
 
 from genlib import rng
 from genlib.data.arrays import Images
+from genlib.data.streaming import Streamed, free_bytes, on_host
+
+RESIDENT_SHARE = 0.5
+"""Splits that take more than this share of a device's free memory are streamed."""
+
+
+def placed(splits: Sequence[Images], device: torch.device, say: bool = True) -> list[Tensor | Streamed]:
+    """The splits on the device or, if all together do not fit, streamed to it, which is said in one line.
+
+    What is drawn from them is the same, to the byte.
+    """
+    needed, free = sum(images.nbytes for images in splits), free_bytes(device)
+    if needed <= RESIDENT_SHARE * free:
+        return [resident(images, device) for images in splits]
+    if say:
+        print(
+            f"images of {needed / 1e9:.2f} GB are more than {RESIDENT_SHARE:.0%} of the {free / 1e9:.2f} GB that are "
+            f"free on {device}: they are read from the disk while training goes on",
+            flush=True,
+        )
+    return [Streamed(images, device) for images in splits]
 
 
 def resident(images: Images, device: torch.device) -> Tensor:
     """The images on the device, uint8 N C H W, to be read only: on a CPU the array itself, elsewhere a copy."""
     if device.type != "cpu":
         return torch.from_numpy(np.array(images)).to(device)
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(images)
+    return on_host(images)
 
 
 def to_float(images: Tensor) -> Tensor:
@@ -30,25 +49,44 @@ def to_uint8(images: Tensor) -> Tensor:
     return (images.float().clamp(0, 1) * 255).round().to(torch.uint8)
 
 
-def shuffled(images: Tensor, batch_size: int, seed: int, epoch: int, flip: bool = False) -> Iterator[Tensor]:
+def shuffled(
+    images: Tensor | Streamed,
+    batch_size: int,
+    seed: int,
+    epoch: int,
+    flip: bool = False,
+    rows: slice = slice(None),
+) -> Generator[Tensor]:
     """The images once, in an order that depends on (seed, epoch) only; float32 in 0..1, batch_size C H W.
 
     The incomplete last batch is left out (another one each epoch): batch norm behaves badly on a few images.
     `flip`: each image is mirrored left to right with probability 1/2, which depends on (seed, epoch) only, too.
+    `rows`: of each batch, only these.
     """
-    order = torch.randperm(len(images), generator=rng.generator(seed, "order", epoch)).to(images.device)
-    flipped = None
+    count = len(images) // batch_size
+    order = torch.randperm(len(images), generator=rng.generator(seed, "order", epoch))
+    order = order[: count * batch_size].view(count, batch_size)[:, rows]
+    mirrored = None
     if flip:
-        flipped = torch.rand(len(images), generator=rng.generator(seed, "flips", epoch)).lt(0.5).to(images.device)
-    for start in range(0, len(images) - batch_size + 1, batch_size):
-        chosen = order[start : start + batch_size]
-        batch = images[chosen]
-        if flipped is not None:
-            batch = torch.where(flipped[chosen, None, None, None], batch.flip(3), batch)
-        yield to_float(batch)
+        mirrored = torch.rand(len(images), generator=rng.generator(seed, "flips", epoch)).lt(0.5)
+        mirrored = mirrored[order].to(images.device)
+    with closing(_gathered(images, order)) as batches:
+        for index, batch in enumerate(batches):
+            if mirrored is not None:
+                batch = torch.where(mirrored[index, :, None, None, None], batch.flip(3), batch)
+            yield to_float(batch)
 
 
-def in_order(images: Tensor, batch_size: int) -> Iterator[Tensor]:
+def _gathered(images: Tensor | Streamed, order: Tensor) -> Generator[Tensor]:
+    """For each row of indices, the images that it names."""
+    if isinstance(images, Streamed):
+        yield from images.gathered(order)
+    else:
+        for chosen in order.to(images.device):
+            yield images[chosen]
+
+
+def in_order(images: Tensor | Streamed, batch_size: int) -> Iterator[Tensor]:
     """All the images in their order; float32 in 0..1, the last batch may be smaller."""
     for start in range(0, len(images), batch_size):
         yield to_float(images[start : start + batch_size])

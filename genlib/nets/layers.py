@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import handle_torch_function, has_torch_function_unary
 
 
 class Conv2d(nn.Conv2d):
@@ -38,11 +39,21 @@ class Dropout(nn.Dropout):
     def forward(self, input: Tensor) -> Tensor:
         if not self.training or self.p == 0 or input.is_cuda:
             return super().forward(input)
-        dropped = round(self.p * 2**16)
-        whole = torch.empty(-(-input.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
-        bits = whole.view(torch.int16)[: input.numel()].view(input.shape)
-        kept = (bits >= dropped - 2**15).to(input.dtype)
-        return input * kept.mul_(2**16 / (2**16 - dropped))
+        return input * kept(input, self.p)
+
+
+def kept(like: Tensor, p: float) -> Tensor:
+    """Factors for what is `like` this: 0 with probability p, else 1 / (1 - p), of 16 bits each.
+
+    Like a function of torch's own, it can be overridden by a torch function mode (`genlib.distributed`).
+    """
+    if has_torch_function_unary(like):
+        answer: Tensor = handle_torch_function(kept, (like,), like, p)
+        return answer
+    dropped = round(p * 2**16)
+    whole = torch.empty(-(-like.numel() // 4), dtype=torch.int64).random_(-(2**63), None)
+    bits = whole.view(torch.int16)[: like.numel()].view(like.shape)
+    return (bits >= dropped - 2**15).to(like.dtype).mul_(2**16 / (2**16 - dropped))
 
 
 class _BiasGradient(torch.autograd.Function):
