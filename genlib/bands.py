@@ -17,7 +17,7 @@ from genlib.params import Params
 
 PATH = Path("bands.json")
 UNKNOWN = "unknown"
-MACHINE = ("processor", "device", "threads", "torch", "cuda")
+MACHINE = ("processor", "device", "threads", "processes", "torch", "cuda")
 """What decides how sums are rounded: where these are equal, results are equal to the last digit."""
 
 FEWEST = 3
@@ -31,7 +31,7 @@ ABOUT = (
     "repetition on another machine may come out (measured). make verify reads it; two commands write it, no hand.",
     "",
     "reference (python -m stages.verify --record): the training behind metrics/<lane>/<run>.json, the file with the",
-    "sha256 metrics_sha256. Where processor, device, threads, torch and cuda are the same, equality holds, no band.",
+    "sha256 metrics_sha256. Where processor, device, threads, processes, torch and cuda are the same, equality holds.",
     "",
     "measured (python -m stages.verify --measure): from the results named, those of the workspace and of DVC's",
     "experiments that have its params and code and differ from it in seed or threads only. A band is the 99 %",
@@ -132,7 +132,8 @@ def environment(provenance: Mapping[str, Any], evaluation: Mapping[str, Any], pa
         network = features["sha256"][:8]
     except (LookupError, TypeError) as error:
         raise GenlibError(f"{path}: dataset or card: not of today's shape ({error}); run dvc repro") from error
-    told = {key: provenance.get(key, UNKNOWN) for key in MACHINE}
+    # Files without the number of processes are older than trainings by several.
+    told = {key: provenance.get(key, 1 if key == "processes" else UNKNOWN) for key in MACHINE}
     said = {key: "none" if value is None else str(value) for key, value in told.items()}
     return said | {"data": data, "measuring network": network}
 

@@ -66,11 +66,11 @@ def test_the_committed_file_loads(raw: dict[str, Any]) -> None:
 
 def test_a_run_is_its_models_section_overlaid_with_its_own_lines(raw: dict[str, Any]) -> None:
     raw["gan"] |= {"lr": 0.25, "epochs": 7}
-    raw["runs"]["mnist-gan"]["epochs"] = 11
+    raw["runs"]["mnist-gan"] |= {"epochs": 11, "lr": 0.5}
     everything = parse(raw)
     own, other = everything.run("mnist-gan"), everything.run("digits-gan")
     assert isinstance(own, GanSettings)
-    assert (own.lr, own.epochs, own.dropout) == (0.25, 11, raw["gan"]["dropout"])
+    assert (own.lr, own.epochs, own.dropout) == (0.5, 11, raw["gan"]["dropout"])
     assert (other.lr, other.epochs) == (0.25, raw["runs"]["digits-gan"]["epochs"])
     vae = everything.run("mnist-vae")
     assert isinstance(vae, VaeSettings)
@@ -86,7 +86,7 @@ def test_the_importance_bound_of_a_run_overrides_that_of_all(raw: dict[str, Any]
 
 def test_a_whole_number_is_a_fine_float(raw: dict[str, Any]) -> None:
     raw["gan"]["lr"] = 1
-    assert parse(raw).run("mnist-gan").lr == 1.0
+    assert parse(raw).run("digits-gan").lr == 1.0
 
 
 def test_settings_are_frozen(raw: dict[str, Any]) -> None:

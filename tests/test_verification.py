@@ -133,7 +133,7 @@ def test_a_repetition_on_the_same_machine_is_equal(author: Path) -> None:
     assert verdicts() == dict.fromkeys(METRICS, EQUAL)
     text = said()
     assert f"{RUN}: 3 of 3 equal" in text
-    assert "environment: the same (processor, device, threads, torch, cuda, data, measuring network)" in text
+    assert "environment: the same (processor, device, threads, processes, torch, cuda, data, measuring network)" in text
     assert "passed against HEAD" in text
     assert "3 metrics equal, 1 run not checked" in text
 
@@ -588,8 +588,9 @@ def test_recorded_is_where_and_when_the_training_was(author: Path) -> None:
     assert reference is not None
     assert (reference.commit, reference.date, reference.seconds) == ("c0de", PROVENANCE["date"], 28.0)
     assert reference.environment == {
-        "processor": "AuthenticAMD family 25 model 1, AVX2", "device": "cpu", "threads": "1", "torch": "2.15.0",
-        "cuda": "none", "data": "digits, drawn, train aaaaaaaa, test bbbbbbbb", "measuring network": "feedbeef",
+        "processor": "AuthenticAMD family 25 model 1, AVX2", "device": "cpu", "threads": "1", "processes": "1",
+        "torch": "2.15.0", "cuda": "none", "data": "digits, drawn, train aaaaaaaa, test bbbbbbbb",
+        "measuring network": "feedbeef",
     }  # fmt: skip
 
 
