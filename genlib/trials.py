@@ -49,7 +49,20 @@ def of_run(run: str, rev: str) -> tuple[list[Trial], list[str]]:
     trials, notes = experiments.from_experiments(lambda *revision: _trial(run, *revision), rev)
     if not trials:
         raise GenlibError(f"{run}: no experiment on {rev} trained it; dvc exp run --queue -S gan.lr=2e-4 train@{run}")
-    return trials, notes
+    return distinct(trials), notes
+
+
+def distinct(trials: Sequence[Trial]) -> list[Trial]:
+    """Each training once: experiments that changed something else hold the same one as their commit."""
+    found: list[Trial] = []
+    for trial in trials:
+        if all(_made_of(trial) != _made_of(other) for other in found):
+            found.append(trial)
+    return found
+
+
+def _made_of(trial: Trial) -> tuple[object, ...]:
+    return trial.seed, trial.epochs, trial.settings, trial.history
 
 
 def table(trials: Sequence[Trial], criterion: str | None = None) -> list[dict[str, Any]]:

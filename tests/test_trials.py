@@ -27,6 +27,12 @@ def test_the_best_on_validation_comes_first_with_its_best_epoch_and_what_differs
     ]  # fmt: skip
 
 
+def test_a_training_that_several_experiments_hold_counts_once() -> None:
+    first, again = trial("a", 9.0), trial("b", 9.0)
+    others = [trial("seed", 9.0, seed=1), trial("result", 8.0), trial("setting", 9.0, lr=2e-4)]
+    assert trials.distinct([first, again, *others]) == [first, *others]
+
+
 def test_another_number_may_judge() -> None:
     rows = trials.table([trial("low", 3.0, 4.0), trial("high", 9.0)], "generator")
     assert [(row["trial"], row["best epoch"]) for row in rows] == [("high", 1), ("low", 2)]
