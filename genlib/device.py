@@ -52,12 +52,23 @@ def choose(threads: int) -> torch.device:
 
 
 def set_precision(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Apply `precision` (float32, tf32, bf16); the context is to hold around forward and backward passes."""
-    if precision != "float32" and device.type != "cuda":
-        raise GenlibError(f"precision: {precision} needs a CUDA device, this is {device.type}; set precision: float32")
+    """Apply `precision` (float32, tf32, bf16); the context is to hold around forward and backward passes.
+
+    GenlibError where the device does not compute with it: tf32 is CUDA's, bf16 also that of CPUs with AMX or AVX-512
+    for it. On others, torch would imitate bf16, more slowly than it computes with float32.
+    """
+    if device.type == "cpu" and (precision == "tf32" or (precision == "bf16" and not computes_bf16())):
+        needed = "a CUDA device" if precision == "tf32" else "a CUDA device or a CPU with amx_bf16 or avx512_bf16"
+        raise GenlibError(f"precision: {precision} needs {needed}, not this cpu; set precision: float32")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    return torch.autocast("cuda", torch.bfloat16) if precision == "bf16" else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+
+
+def computes_bf16() -> bool:
+    """Whether this CPU has instructions for sums of products of bf16."""
+    able = torch.cpu.get_capabilities()
+    return any(able.get(name, False) for name in ("amx_bf16", "avx512_bf16"))
 
 
 def provenance(device: torch.device, seconds: float) -> dict[str, Any]:

@@ -852,9 +852,29 @@ def test_a_batch_larger_than_the_set_is_refused(small: Small, bars: Bars) -> Non
 
 
 @pytest.mark.parametrize("precision", ["tf32", "bf16"])
-def test_a_precision_of_gpus_is_refused_on_the_cpu(precision: str, small: Small, bars: Bars) -> None:
+def test_a_precision_the_cpu_lacks_is_refused(
+    precision: str, small: Small, bars: Bars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx2": True, "amx_bf16": False})
     with pytest.raises(GenlibError, match=f"precision: {precision} needs a CUDA device.*set precision: float32"):
         advance(training.start(small("ae", precision=precision), 0, SHAPE, CPU), bars)
+
+
+@pytest.mark.parametrize("model", ["ae", "vae", "gan", "bernoulli_vae"])
+def test_bf16_on_a_cpu_trains_close_to_float32(
+    model: str, small: Small, bars: Bars, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Within the three digits of bf16 at first, and with losses that have more digits than that."""
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})  # imitated where it is missing
+    losses = {}
+    for precision in ("float32", "bf16"):
+        state = training.start(small(model, precision=precision, epochs=1), 0, SHAPE, CPU)
+        (epoch,) = advance(state, bars)
+        losses[precision] = [row[name] for row in epoch.steps for name in state.objective.LOSSES[:2]]
+        assert all(weight.dtype == torch.float32 for weight in state.networks[state.objective.DRAWS].parameters())
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.03, abs=0.03)
+    assert losses["bf16"] != losses["float32"]
+    assert any(torch.tensor(loss).bfloat16().item() != pytest.approx(loss, rel=1e-6) for loss in losses["bf16"])
 
 
 def test_on_a_cpu_the_array_is_read_where_it_lies(

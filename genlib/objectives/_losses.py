@@ -22,3 +22,13 @@ def latent_loss(mean: "Tensor", log_variance: "Tensor") -> "Tensor":
     Kingma & Welling 2013, appendix B.
     """
     return 0.5 * (mean.square() + log_variance.exp() - 1.0 - log_variance).sum(1)
+
+
+def wide(values: "Tensor") -> "Tensor":
+    """What a network in bf16 says, in float32; float32 and float64 as they are.
+
+    A loss of bf16 would have three digits. On CUDA, autocast widens what losses compute by itself, on CPUs not.
+    """
+    import torch
+
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -2,6 +2,8 @@
 
 from typing import TYPE_CHECKING
 
+from genlib.objectives._losses import wide
+
 if TYPE_CHECKING:
     from torch import Generator, Tensor
 
@@ -10,7 +12,7 @@ if TYPE_CHECKING:
 
 def posterior(networks: "Networks", images: "Tensor") -> "tuple[Tensor, Tensor]":
     """Images B C H W to mean and log-variance of their codes, B Z each."""
-    mean, log_variance = networks["encoder"](images).chunk(2, dim=1)
+    mean, log_variance = wide(networks["encoder"](images)).chunk(2, dim=1)
     return mean, log_variance
 
 

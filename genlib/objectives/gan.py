@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from genlib import nets
+from genlib.objectives._losses import wide
 from genlib.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -85,8 +86,8 @@ def train_step(
     fake = generator(_noise(images, rng, settings))
 
     # The discriminator moves; detached, the generated batch carries no gradient to the generator.
-    real_logits = discriminator(real)
-    fake_logits = discriminator(fake.detach())
+    real_logits = wide(discriminator(real))
+    fake_logits = wide(discriminator(fake.detach()))
     loss_d = discriminator_loss(real_logits, fake_logits, settings.real_label).mean()
     optimizers["discriminator"].zero_grad(set_to_none=True)
     loss_d.backward()
@@ -94,7 +95,7 @@ def train_step(
 
     # The generator moves; the error passes through the discriminator, whose weights take no gradient.
     discriminator.requires_grad_(False)
-    loss_g = generator_loss(discriminator(fake)).mean()
+    loss_g = generator_loss(wide(discriminator(fake))).mean()
     optimizers["generator"].zero_grad(set_to_none=True)
     loss_g.backward()
     optimizers["generator"].step()
