@@ -55,14 +55,15 @@ def set_precision(precision: str, device: torch.device) -> AbstractContextManage
     """Apply `precision` (float32, tf32, bf16); the context is to hold around forward and backward passes.
 
     GenlibError where the device does not compute with it: tf32 is CUDA's, bf16 also that of CPUs with AMX or AVX-512
-    for it. On others, torch would imitate bf16, more slowly than it computes with float32.
+    for it. On others, torch would imitate bf16, more slowly than it computes with float32. Weights are cast anew at
+    each use: the casts that autocast keeps would outlive the steps that change the weights.
     """
     if device.type == "cpu" and (precision == "tf32" or (precision == "bf16" and not computes_bf16())):
         needed = "a CUDA device" if precision == "tf32" else "a CUDA device or a CPU with amx_bf16 or avx512_bf16"
         raise GenlibError(f"precision: {precision} needs {needed}, not this cpu; set precision: float32")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    return torch.autocast(device.type, torch.bfloat16) if precision == "bf16" else nullcontext()
+    return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if precision == "bf16" else nullcontext()
 
 
 def computes_bf16() -> bool:

@@ -864,15 +864,15 @@ def test_a_precision_the_cpu_lacks_is_refused(
 def test_bf16_on_a_cpu_trains_close_to_float32(
     model: str, small: Small, bars: Bars, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Within the three digits of bf16 at first, and with losses that have more digits than that."""
+    """Within the three digits of bf16 while weights move a lot, and with losses that have more digits than that."""
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {"avx512_bf16": True})  # imitated where it is missing
     losses = {}
     for precision in ("float32", "bf16"):
-        state = training.start(small(model, precision=precision, epochs=1), 0, SHAPE, CPU)
-        (epoch,) = advance(state, bars)
-        losses[precision] = [row[name] for row in epoch.steps for name in state.objective.LOSSES[:2]]
+        state = training.start(small(model, precision=precision, epochs=6, lr=0.004), 0, SHAPE, CPU)
+        rows = [row for epoch in advance(state, bars) for row in epoch.steps]
+        losses[precision] = [row[name] for row in rows for name in state.objective.LOSSES[:2]]
         assert all(weight.dtype == torch.float32 for weight in state.networks[state.objective.DRAWS].parameters())
-    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.03, abs=0.03)
+    assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.1, abs=0.1)
     assert losses["bf16"] != losses["float32"]
     assert any(torch.tensor(loss).bfloat16().item() != pytest.approx(loss, rel=1e-6) for loss in losses["bf16"])
 
