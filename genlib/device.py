@@ -57,7 +57,8 @@ def set_precision(precision: str, device: torch.device) -> AbstractContextManage
         raise GenlibError(f"precision: {precision} needs a CUDA device, this is {device.type}; set precision: float32")
     torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
     torch.backends.cudnn.allow_tf32 = precision == "tf32"
-    return torch.autocast("cuda", torch.bfloat16) if precision == "bf16" else nullcontext()
+    # Its cache would hold what weights were in the first step for as long as the context does.
+    return torch.autocast("cuda", torch.bfloat16, cache_enabled=False) if precision == "bf16" else nullcontext()
 
 
 def provenance(device: torch.device, seconds: float) -> dict[str, Any]:
