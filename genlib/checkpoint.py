@@ -293,15 +293,18 @@ def identity(
     device: torch.device,
     network: str | None = None,
     processes: int = 1,
+    graph: bool = False,
 ) -> dict[str, Any]:
     """All that decides what a training gives: settings, seed, data, the code that computes it, versions, machine.
 
     `network`: sha256 of the measuring network that judges samples; None for models that are not judged. `processes`:
-    how many train together, by which sums are rounded.
+    how many train together, by which sums are rounded. `graph`: whether steps may be replayed from a CUDA graph.
     """
     modules = ["training", "distributed", "averaging", "rng", "data.batches", "data.streaming"]
     modules += ["nets.layers", f"nets.{settings.net}"]
     modules += ["objectives._losses", "objectives._posterior", f"objectives.{settings.model}"]
+    if graph:
+        modules.append("graphs")
     if network is not None:
         modules += ["judging", "features", "classifiers", "metrics.frechet", "metrics.classes"]
     return {
