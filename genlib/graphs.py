@@ -63,7 +63,7 @@ def captured(training: "Training", plain: Step, noise: torch.Generator, images: 
     try:
         fault = state.moved_number()
         if fault is None:
-            with _queued_on(aside):
+            with _queued_on(aside), rng.default_generators(training.seed, "dropout"):
                 _without_waiting(once, images)
             state.put_back()
             step = Replayed(once, images, aside)
