@@ -114,10 +114,9 @@ def start(
             averaged = objective.build(settings, shape)[objective.DRAWS].to(on).requires_grad_(False)
     optimizers = {player: objective.optimizer(player, networks, settings) for player in objective.PLAYERS}
     together = team.together(networks, settings.batch_size)
-    graph = graph and on.type == "cuda" and team.size == 1
-    return Training(
-        *(settings, objective, seed, on, team, together, networks, optimizers, averaged, 0, [], [], {}), graph=graph
-    )
+    training = Training(settings, objective, seed, on, team, together, networks, optimizers, averaged, 0, [], [], {})
+    training.graph = graph and on.type == "cuda" and team.size == 1
+    return training
 
 
 def run(
