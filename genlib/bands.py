@@ -135,6 +135,8 @@ def environment(provenance: Mapping[str, Any], evaluation: Mapping[str, Any], pa
     # Files without the number of processes are older than trainings by several.
     told = {key: provenance.get(key, 1 if key == "processes" else UNKNOWN) for key in MACHINE}
     said = {key: "none" if value is None else str(value) for key, value in told.items()}
+    if provenance.get("cuda_graph"):
+        said["device"] += ", steps replayed from a graph"
     return said | {"data": data, "measuring network": network}
 
 

@@ -253,7 +253,11 @@ def _put(training: "Training", metadata: _Metadata, tensors: Mapping[str, Tensor
         for group, numbers in zip(state["param_groups"], metadata.groups[player], strict=True):
             group |= numbers.model_dump()
         indices = [index for group in state["param_groups"] for index in group["params"]]
-        state["state"] = {index: _part(tensors, f"optimizers.{player}.{index}.") for index in indices}
+        weights = [weight for group in optimizer.param_groups for weight in group["params"]]
+        state["state"] = {
+            index: _laid_out(_part(tensors, f"optimizers.{player}.{index}."), weight)
+            for index, weight in zip(indices, weights, strict=True)
+        }
         optimizer.load_state_dict(state)
     kinds = sorted({name.split(".")[1] for name in tensors if name.startswith("frames.")})
     training.frames = {
@@ -262,6 +266,14 @@ def _put(training: "Training", metadata: _Metadata, tensors: Mapping[str, Tensor
     training.epoch, training.seconds = metadata.epoch, metadata.seconds
     training.history, training.steps = metadata.history, metadata.steps
     training.best, training.best_epoch = _part(tensors, "best.") or None, metadata.best_epoch
+
+
+def _laid_out(moments: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
+    """Moments in the order in memory that their weight has: a fused optimizer goes through both as they lie."""
+    return {
+        name: torch.empty_like(weight).copy_(tensor) if tensor.shape == weight.shape else tensor
+        for name, tensor in moments.items()
+    }
 
 
 def _part(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -281,15 +293,18 @@ def identity(
     device: torch.device,
     network: str | None = None,
     processes: int = 1,
+    graph: bool = False,
 ) -> dict[str, Any]:
     """All that decides what a training gives: settings, seed, data, the code that computes it, versions, machine.
 
     `network`: sha256 of the measuring network that judges samples; None for models that are not judged. `processes`:
-    how many train together, by which sums are rounded.
+    how many train together, by which sums are rounded. `graph`: whether steps may be replayed from a CUDA graph.
     """
     modules = ["training", "distributed", "averaging", "rng", "data.batches", "data.streaming"]
     modules += ["nets.layers", f"nets.{settings.net}"]
     modules += ["objectives._losses", "objectives._posterior", f"objectives.{settings.model}"]
+    if graph:
+        modules.append("graphs")
     if network is not None:
         modules += ["judging", "features", "classifiers", "metrics.frechet", "metrics.classes"]
     return {

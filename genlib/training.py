@@ -5,6 +5,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from genlib import device, judging, objectives, rng
+from genlib import device, graphs, judging, objectives, rng
 from genlib.averaging import average_into, decay
 from genlib.data.arrays import Images
 from genlib.data.batches import in_order, placed, shuffled, to_float, to_uint8
@@ -62,7 +63,8 @@ class Training:
     images; None where samples are not judged. `seconds` of work, over all the processes that took turns at it.
 
     `team`: the processes that train together, each with the same of all this but for history, steps, frames and best,
-    which only the first one has. `together`: to be entered for a step of theirs.
+    which only the first one has. `together`: to be entered for a step of theirs. `graph`: whether a step is replayed
+    from a CUDA graph; `run` sets it to False where that cannot be.
     """
 
     settings: RunSettings
@@ -81,6 +83,7 @@ class Training:
     seconds: float = 0.0
     best: dict[str, Tensor] | None = None
     best_epoch: int | None = None
+    graph: bool = False
 
     def drawing(self) -> dict[str, nn.Module]:
         """The networks to draw images with: the averaged one in place of the last one, if there is one."""
@@ -88,9 +91,16 @@ class Training:
 
 
 def start(
-    settings: RunSettings, seed: int, shape: tuple[int, int, int], on: torch.device, team: Team = ALONE
+    settings: RunSettings,
+    seed: int,
+    shape: tuple[int, int, int],
+    on: torch.device,
+    team: Team = ALONE,
+    graph: bool = True,
 ) -> Training:
     """Networks with fresh weights and their optimizers. `shape` is C H W.
+
+    `graph`: on a CUDA device that nobody shares the training with, steps may be replayed from a graph.
 
     Raises GenlibError for a batch size that the team cannot share evenly.
     """
@@ -104,7 +114,9 @@ def start(
             averaged = objective.build(settings, shape)[objective.DRAWS].to(on).requires_grad_(False)
     optimizers = {player: objective.optimizer(player, networks, settings) for player in objective.PLAYERS}
     together = team.together(networks, settings.batch_size)
-    return Training(settings, objective, seed, on, team, together, networks, optimizers, averaged, 0, [], [], {})
+    training = Training(settings, objective, seed, on, team, together, networks, optimizers, averaged, 0, [], [], {})
+    training.graph = graph and on.type == "cuda" and team.size == 1
+    return training
 
 
 def run(
@@ -144,13 +156,15 @@ def run(
     row_ends = sorted(
         {math.ceil(steps_per_epoch * n / progress.rows_per_epoch) for n in range(1, progress.rows_per_epoch + 1)}
     )
+    noise = torch.Generator(training.device)
+    step = _chosen_step(training, train_images, noise, precision)
     if training.epoch == 0 and team.first:
         _record_frame(training, train_images, val_images, progress, 0)
 
     while training.epoch < settings.epochs:
         began = time.perf_counter()
         epoch = training.epoch + 1
-        noise = rng.generator(seed, "noise", epoch, training.device)
+        noise.manual_seed(rng.derive(seed, "noise", epoch))
         losses: list[Tensor] = []
 
         # Train on every image once.
@@ -160,17 +174,17 @@ def run(
             shown = None if team.first else True
             bar = tqdm(batches, f"epoch {epoch}/{settings.epochs}", steps_per_epoch, leave=False, disable=shown)
             for index, images in enumerate(bar, start=1):
-                step = training.epoch * steps_per_epoch + index
-                step_losses = _step(training, images, noise)
+                done = training.epoch * steps_per_epoch + index
+                step_losses = step(images)
                 losses.append(torch.stack([step_losses[name] for name in objective.LOSSES]))
                 if training.averaged is not None and settings.ema_halflife_images is not None:
-                    kept = decay(settings.batch_size, settings.ema_halflife_images, step * settings.batch_size)
+                    kept = decay(settings.batch_size, settings.ema_halflife_images, done * settings.batch_size)
                     average_into(training.averaged, training.networks[objective.DRAWS], kept)
                 # A GPU is asked for its losses at the end of the epoch only: to ask is to wait for it.
                 if index in row_ends and training.device.type == "cpu":
-                    _checked(team.mean(torch.stack(losses)), objective.LOSSES, epoch, step)
-                if step in frame_steps and team.first:
-                    _record_frame(training, train_images, val_images, progress, step)
+                    _checked(team.mean(torch.stack(losses)), objective.LOSSES, epoch, done)
+                if done in frame_steps and team.first:
+                    _record_frame(training, train_images, val_images, progress, done)
 
         # Take down the losses, each row of the curves the mean over its steps.
         mean_losses = team.mean(torch.stack(losses))
@@ -181,9 +195,9 @@ def run(
             continue
         rows: list[Row] = []
         for first, end in pairwise([0, *row_ends]):
-            step = training.epoch * steps_per_epoch + end
+            done = training.epoch * steps_per_epoch + end
             of_row = dict(zip(objective.LOSSES, values[first:end].mean(axis=0).tolist(), strict=True))
-            rows.append({"step": step, "images": step * settings.batch_size, **of_row})
+            rows.append({"step": done, "images": done * settings.batch_size, **of_row})
         seen = epoch * steps_per_epoch * settings.batch_size
         row: Row = {"epoch": epoch, "images": seen}
         row |= dict(zip((f"train_{name}" for name in objective.LOSSES), values.mean(axis=0).tolist(), strict=True))
@@ -205,7 +219,21 @@ def run(
         yield Epoch(epoch, seen, seconds, row, rows, picture, alarm)
 
 
-def _step(training: Training, images: Tensor, noise: torch.Generator) -> dict[str, Tensor]:
+def _chosen_step(
+    training: Training, train_images: Tensor | Streamed, noise: torch.Generator, precision: AbstractContextManager[Any]
+) -> graphs.Step:
+    """A training step as the model has it or, where that is asked for and can be, as a CUDA graph of it."""
+    step: graphs.Step = partial(_step, training, noise)
+    if training.graph:
+        with precision:
+            images = to_float(train_images[: training.settings.batch_size])
+            replayed = graphs.captured(training, step, noise, images)
+        training.graph = replayed is not None
+        step = replayed or step
+    return step
+
+
+def _step(training: Training, noise: torch.Generator, images: Tensor) -> dict[str, Tensor]:
     """One training step; if memory does not suffice for it, a GenlibError says which batch would have fitted."""
     settings = training.settings
 

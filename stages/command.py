@@ -7,9 +7,9 @@ import typer
 from genlib.terminal import guarded, listen
 
 _EPILOG = (
-    "Settings are in params.yaml, whose comments give their units. GENLIB_DEVICE, GENLIB_PROCESSES, GENLIB_WORKERS, "
-    "GENLIB_MIRROR and GENLIB_TRACKING, environment variables, say what only this machine is concerned with: see "
-    "README.md."
+    "Settings are in params.yaml, whose comments give their units. GENLIB_DEVICE, GENLIB_CUDA_GRAPH, "
+    "GENLIB_PROCESSES, GENLIB_WORKERS, GENLIB_MIRROR and GENLIB_TRACKING, environment variables, say what only this "
+    "machine is concerned with: see README.md."
 )
 
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from genlib import checkpoint, device, features, history, judging, launch, models, objectives, params, training
+from genlib import checkpoint, device, features, graphs, history, judging, launch, models, objectives, params, training
 from genlib.data.arrays import open_card, open_split
 from genlib.distributed import Team
 from genlib.figures.grids import grid
@@ -30,10 +30,11 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder for states to resume from.")] = Path(".work"),
 ) -> None:
     """Train a run. A stopped training goes on from its last epoch."""
+    graph = graphs.allowed(os.environ)
     processes = launch.process_count(os.environ)
     if processes == 1:
         with launch.joined(os.environ) as team:
-            _train(team, name, data, network, model, log, provenance, work)
+            _train(team, graph, name, data, network, model, log, provenance, work)
         return
     everything = params.load()
     Team(size=processes).check(everything.run(name).batch_size)
@@ -42,19 +43,18 @@ def main(
 
 
 def _train(
-    team: Team, name: str, data: Path, network: Path, model: Path, log: Path, provenance: Path, work: Path
+    team: Team, graph: bool, name: str, data: Path, network: Path, model: Path, log: Path, provenance: Path, work: Path
 ) -> None:
     began = time.perf_counter()
     everything = params.load()
     settings, on = everything.run(name), launch.own_device(device.choose(everything.threads), team, os.environ)
     card, train, val = open_card(data), open_split(data, "train").images, open_split(data, "val").images
     shape = (card["channels"], card["image_size"], card["image_size"])
-    state = training.start(settings, everything.seed, shape, on, team)
+    state = training.start(settings, everything.seed, shape, on, team, graph)
     measuring = features.load(network, on) if objectives.judged(state.objective) else None
     judged_by = None if measuring is None else measuring.sha256
-    identity = checkpoint.identity(
-        settings, everything.seed, everything.threads, everything.progress, card["sha256"], on, judged_by, team.size
-    )
+    decisive = settings, everything.seed, everything.threads, everything.progress, card["sha256"], on, judged_by
+    identity = checkpoint.identity(*decisive, team.size, state.graph)
     if not team.first:
         with checkpoint.Keeper(work / name, identity, team) as keeper:
             list(training.run(state, train, val, everything.progress, keeper))
@@ -82,7 +82,8 @@ def _train(
         checkpoints = (state.averaged, state.best, state.best_epoch)
         models.save(model, name, everything.seed, settings, shape, state.networks, *checkpoints)
         history.write(log, state, shape)
-        write_json(provenance, device.provenance(on, state.seconds) | {"processes": team.size})
+        told = device.provenance(on, state.seconds) | {"processes": team.size}
+        write_json(provenance, told | ({"cuda_graph": state.graph} if on.type == "cuda" else {}))
         tracker.set_tags({MODEL_TAG: digest(model)})
         tracker.log_model(model, shape, int(state.history[-1]["images"]))
         keeper.discard()

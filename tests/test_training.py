@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlib import checkpoint, history, judging, models, objectives, rng, training
+from genlib import checkpoint, device, history, judging, models, objectives, rng, training
 from genlib.averaging import average_into, decay
 from genlib.checkpoint import Keeper
 from genlib.classifiers import build
@@ -572,6 +572,17 @@ def test_a_stopped_run_goes_on_as_if_it_had_not(
         assert not keeper.folder.exists()
 
 
+def test_a_fused_optimizer_goes_on_where_channels_are_last(small: Small, bars: Bars, tmp_path: Path) -> None:
+    """It goes through weights and moments as they lie in memory, which a state does not tell."""
+    settings = small("bernoulli_vae", epochs=2, width=4)
+    expected = trained(settings, bars, tmp_path / "undisturbed")
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        advance(training.start(settings, 0, SHAPE, CPU), bars, keeper, epochs=1)
+        state = training.start(settings, 0, SHAPE, CPU)
+        advance(state, bars, keeper)
+    assert outputs(state, tmp_path / "resumed") == expected
+
+
 _VICTIM = """
 import sys
 import warnings
@@ -875,6 +886,18 @@ def test_bf16_on_a_cpu_trains_close_to_float32(
     assert losses["bf16"] == pytest.approx(losses["float32"], rel=0.1, abs=0.1)
     assert losses["bf16"] != losses["float32"]
     assert any(torch.tensor(loss).bfloat16().item() != pytest.approx(loss, rel=1e-6) for loss in losses["bf16"])
+
+
+def test_bfloat16_sees_weights_that_have_moved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its context is held for an epoch; what it does to a GPU's networks is tried on a CPU's."""
+    autocast = torch.autocast
+    monkeypatch.setattr(torch, "autocast", lambda _, *how, **more: autocast("cpu", *how, **more))
+    weight, images = nn.Parameter(torch.ones(1, 1)), torch.ones(1, 1)
+    with device.set_precision("bf16", torch.device("cuda")):
+        assert F.linear(images, weight).dtype == torch.bfloat16
+        with torch.no_grad():
+            weight.fill_(3.0)
+        assert F.linear(images, weight) == 3
 
 
 def test_on_a_cpu_the_array_is_read_where_it_lies(

@@ -43,7 +43,8 @@ def optimizer(player: str, networks: "Networks", settings: Settings) -> "Optimiz
     from torch.optim import Adam
 
     weights = [weight for name in PLAYERS[player] for weight in networks[name].parameters()]
-    return Adam(weights, lr=settings.lr, fused=weights[0].is_cuda)
+    on_gpu = weights[0].is_cuda
+    return Adam(weights, lr=settings.lr, fused=on_gpu, capturable=on_gpu)
 
 
 def train_step(

@@ -50,7 +50,7 @@ def optimizer(player: str, networks: "Networks", settings: Settings) -> "Optimiz
     from torch.optim import Adam
 
     weights = [weight for name in PLAYERS[player] for weight in networks[name].parameters()]
-    return Adam(weights, lr=settings.lr, fused=True)
+    return Adam(weights, lr=settings.lr, fused=True, capturable=weights[0].is_cuda)
 
 
 def train_step(
@@ -67,17 +67,24 @@ def train_step(
     return {name: loss.detach() for name, loss in losses.items()}
 
 
-def learning_rate(images_seen: float, settings: Settings) -> float:
-    """That of the step after `images_seen` training images."""
+def learning_rate(images_seen: "float | Tensor", settings: Settings) -> "float | Tensor":
+    """That of the step after `images_seen` training images; of a tensor a tensor."""
     if settings.lr_halflife_images is None:
         return settings.lr
-    return float(settings.lr * 0.5 ** (images_seen / settings.lr_halflife_images))
+    rate: float | Tensor = settings.lr * 0.5 ** (images_seen / settings.lr_halflife_images)
+    return rate
 
 
-def _steps(adam: "Optimizer") -> float:
-    """Steps taken so far: Adam counts them in its state, so that a resumed training goes on where it was."""
+def _steps(adam: "Optimizer") -> "float | Tensor":
+    """Steps taken so far: Adam counts them in its state, so that a resumed training goes on where it was.
+
+    A GPU's count stays on it: to read it is to wait for it, and in a graph of the step a number would not change.
+    """
     state = adam.state.get(adam.param_groups[0]["params"][0])
-    return float(state["step"]) if state else 0.0
+    if not state:
+        return 0.0
+    count: Tensor = state["step"]
+    return count if count.is_cuda else float(count)
 
 
 def heldout_losses(networks: "Networks", images: "Tensor", rng: "Generator", settings: Settings) -> "dict[str, Tensor]":

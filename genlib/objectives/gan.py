@@ -53,7 +53,8 @@ def optimizer(player: str, networks: "Networks", settings: Settings) -> "Optimiz
     from torch.optim import Adam
 
     weights = list(networks[player].parameters())
-    return Adam(weights, lr=settings.lr, betas=(settings.beta1, 0.999), fused=weights[0].is_cuda)
+    on_gpu = weights[0].is_cuda
+    return Adam(weights, lr=settings.lr, betas=(settings.beta1, 0.999), fused=on_gpu, capturable=on_gpu)
 
 
 def discriminator_loss(real_logits: "Tensor", fake_logits: "Tensor", real_label: float) -> "Tensor":
