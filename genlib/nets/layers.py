@@ -61,7 +61,8 @@ class _BiasGradient(torch.autograd.Function):
 
     @staticmethod
     def forward(context: Any, images: Tensor, bias: Tensor) -> Tensor:
-        return images.view_as(images)
+        context.mark_dirty(images)
+        return images
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:

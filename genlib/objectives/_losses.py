@@ -13,7 +13,9 @@ def generation_loss(images: "Tensor", reconstructions: "Tensor") -> "Tensor":
     with D = C H W. Summed, not averaged over pixels: an average would weaken it by the factor D against the latent
     loss and the code would collapse.
     """
-    return (images - reconstructions).square().flatten(1).sum(1)
+    from torch.nn.functional import mse_loss
+
+    return mse_loss(reconstructions, images, reduction="none").flatten(1).sum(1)
 
 
 def latent_loss(mean: "Tensor", log_variance: "Tensor") -> "Tensor":
