@@ -289,9 +289,9 @@ def identity(
     """
     modules = ["training", "distributed", "averaging", "rng", "data.batches", "data.streaming"]
     modules += ["nets.layers", f"nets.{settings.net}"]
-    modules += ["objectives._losses", "objectives._posterior", f"objectives.{settings.model}"]
+    modules += ["objectives._shared", f"objectives.{settings.model}"]
     if network is not None:
-        modules += ["judging", "features", "classifiers", "metrics.frechet", "metrics.classes"]
+        modules += ["judging", "features", "features.classifiers", "metrics.frechet", "metrics.classes"]
     return {
         "settings": settings.model_dump(),
         "seed": seed,

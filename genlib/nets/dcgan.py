@@ -23,7 +23,11 @@ def encoder(shape: Shape, width: int, outputs: int) -> nn.Module:
     channels = _channels(shape, width)
     layers: list[nn.Module] = []
     for before, after in pairwise([shape[0], *channels]):
-        layers += [Conv2d(before, after, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+        layers += [
+            Conv2d(before, after, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+        ]
     return _initialized(nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * _INNER**2, outputs)))
 
 
