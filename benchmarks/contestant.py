@@ -161,7 +161,9 @@ class Moved(TorchDispatchMode):
     tensors stay in caches may move more than the machine's memory could. On any device.
     """
 
-    bytes = 0
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
