@@ -169,26 +169,32 @@ class Moved(TorchDispatchMode):
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        if "empty" not in func.__name__ and not _is_view(func):
-            moved = tree_leaves((args, kwargs, result))
-            self.bytes += sum(_held_bytes(tensor) for tensor in moved if isinstance(tensor, Tensor))
-            if not func._schema.returns:  # in place on a list of tensors
-                self.bytes += sum(_held_bytes(tensor) for tensor in _written(func, args))
+        given, made = _tensors((args, kwargs)), _tensors(result)
+        if "empty" not in func.__name__ and not _is_view(func, given, made):
+            self.bytes += sum(_held_bytes(tensor) for tensor in given + made)
+            if not func._schema.returns:  # in place on lists of tensors
+                self.bytes += sum(_held_bytes(tensor) for tensor in _changed(func, args))
         return result
 
 
-def _is_view(func: Any) -> bool:
-    """Whether the result is memory of an argument that the operator does not write to."""
-    return any(returned.alias_info and not returned.alias_info.is_write for returned in func._schema.returns)
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
 
 
-def _written(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
-    changed = [
-        value
-        for argument, value in zip(func._schema.arguments, args, strict=False)
-        if argument.alias_info and argument.alias_info.is_write
-    ]
-    return [tensor for tensor in tree_leaves(changed) if isinstance(tensor, Tensor)]
+def _is_view(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:
+    """Whether a result is memory of an argument that the operator does not write to."""
+    places = {tensor.untyped_storage().data_ptr() for tensor in given if tensor.numel()}
+    return not func._schema.is_mutable and any(tensor.untyped_storage().data_ptr() in places for tensor in made)
+
+
+def _changed(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    return _tensors(
+        [
+            value
+            for argument, value in zip(func._schema.arguments, args, strict=False)
+            if argument.alias_info and argument.alias_info.is_write
+        ]
+    )
 
 
 def _held_bytes(tensor: Tensor) -> int:
