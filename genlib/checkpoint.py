@@ -26,7 +26,7 @@ from genlib.device import processor
 from genlib.distributed import ALONE, Team
 from genlib.errors import GenlibError
 from genlib.files import digest, write_bytes
-from genlib.nets import weights
+from genlib.models import weights
 from genlib.settings import MOST, Frozen, ProgressSettings, RunSettings
 
 if TYPE_CHECKING:

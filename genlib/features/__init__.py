@@ -24,7 +24,7 @@ from genlib.data.batches import resident, to_float
 from genlib.errors import GenlibError
 from genlib.features.classifiers import Classifier, build
 from genlib.files import digest, write_bytes
-from genlib.nets import weights
+from genlib.models import weights
 from genlib.settings import FeatureSettings, Frozen
 
 _BATCH = 500
