@@ -4,7 +4,8 @@
 
 KIND: `textbook` or `genlib`, whole; `textbook-bare` or `genlib-bare`, without a loader and, genlib, without what makes
 it fast, but with what is freed kept in both: otherwise it depends on where a process's blocks happen to lie whether
-memory is given back at every step, which is worth a quarter. `matmul`: no training but what the machine can do.
+memory is given back at every step, which is worth a quarter. `matmul` and `triad`: no training but what the machine can
+compute, and what its memory can move.
 After its first step it prints a line of JSON, then one for each line "SECONDS STEPS" that it reads, the least that it
 trains in that turn. It ends with its standard input.
 """
@@ -15,6 +16,7 @@ import resource
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -22,6 +24,8 @@ import numpy as np
 import torch
 import typer
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import textbook
@@ -32,15 +36,17 @@ from genlib.memory import keep_freed
 from genlib.settings import ProgressSettings, RunSettings
 from stages.command import run
 
-Kind = Literal["textbook", "genlib", "textbook-bare", "genlib-bare", "matmul"]
+Kind = Literal["textbook", "genlib", "textbook-bare", "genlib-bare", "matmul", "triad"]
 
 SHAPES = {"digits": (1, 28, 28), "mnist": (1, 28, 28)}
 FACES = (3, 64, 64)
 _DRAWN = 8000
 _BARE_BATCHES = 8
 _MATMUL = 1024
+_TRIAD = 2**27  # numbers in each of three arrays, 1.5 GiB in all: several times the largest caches
 _WARM_SECONDS = 0.1
 _EPOCHS = 10_000
+CPU = torch.device("cpu")
 _PROGRESS = ProgressSettings(frames=2, images=1, codes=1, rows_per_epoch=10, judged=2)
 
 
@@ -96,7 +102,7 @@ class _Watched:
 
 
 def main(
-    kind: Annotated[str, typer.Argument(help="textbook, genlib, textbook-bare, genlib-bare or matmul.")],
+    kind: Annotated[str, typer.Argument(help="textbook, genlib, textbook-bare, genlib-bare, matmul or triad.")],
     name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")],
     data: Annotated[Path, typer.Option(help="Folder of processed datasets.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")],
@@ -107,14 +113,16 @@ def main(
     torch.set_num_threads(threads)
     if kind == "matmul":
         _multiply(Turns(1, dict))
+    if kind == "triad":
+        _triad(Turns(1, dict))
     settings = params.load().run(name)
     images, source = load(data, settings)
 
     def first() -> dict[str, Any]:
-        waited = time.time() - began
-        return {"first_step_seconds": waited, "source": source, "flops_per_image": flops}
+        per_image = {"flops_per_image": work.flops, "bytes_per_image": work.bytes}
+        return {"first_step_seconds": time.time() - began, "source": source, **per_image}
 
-    flops = flops_per_image(settings, _shape(images)) if kind == "genlib-bare" else None
+    work = work_per_image(settings, _shape(images)) if kind == "genlib-bare" else Work(0, 0)
     turns = Turns(settings.batch_size, first)
     if kind == "genlib":
         _genlib(settings, images, threads, turns)
@@ -134,13 +142,76 @@ def load(data: Path, settings: RunSettings) -> tuple[Images, str]:
     return np.random.default_rng(0).integers(0, 256, (_DRAWN, *shape), np.uint8), "random"
 
 
-def flops_per_image(settings: RunSettings, shape: tuple[int, int, int]) -> float:
-    """Additions and multiplications of the matrix products and convolutions of one of genlib's training steps."""
-    state = training.start(settings.model_copy(update={"ema_halflife_images": None}), 0, shape, torch.device("cpu"))
-    batch = torch.zeros(settings.batch_size, *shape)
-    with FlopCounterMode(display=False) as counter:
-        _train_step(state, batch, rng.generator(0, "noise"))
-    return float(counter.get_total_flops()) / settings.batch_size
+@dataclass(frozen=True)
+class Work:
+    """What a training step has to do for each image of its batch.
+
+    `flops`: additions and multiplications of its matrix products and convolutions; `bytes`: as `Moved` counts them.
+    """
+
+    flops: float
+    bytes: float
+
+
+class Moved(TorchDispatchMode):
+    """Counts bytes as if there were no caches: every operator reads its inputs once and writes its outputs once.
+
+    Weights, their gradients and the optimizer's state are among them, as often as operators name them. What an operator
+    changes in place is read and written; a view, and memory that is only reserved, is neither. So a training whose
+    tensors stay in caches may move more than the machine's memory could. On any device.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        given, made = _tensors((args, kwargs)), _tensors(result)
+        if "empty" not in func.__name__ and not _is_view(func, given, made):
+            self.bytes += sum(_held_bytes(tensor) for tensor in given + made)
+            if not func._schema.returns:  # in place on lists of tensors
+                self.bytes += sum(_held_bytes(tensor) for tensor in _changed(func, args))
+        return result
+
+
+def _tensors(values: Any) -> list[Tensor]:
+    return [value for value in tree_leaves(values) if isinstance(value, Tensor)]
+
+
+def _is_view(func: Any, given: list[Tensor], made: list[Tensor]) -> bool:
+    """Whether a result is memory of an argument that the operator does not write to."""
+    places = {tensor.untyped_storage().data_ptr() for tensor in given if tensor.numel()}
+    return not func._schema.is_mutable and any(tensor.untyped_storage().data_ptr() in places for tensor in made)
+
+
+def _changed(func: Any, args: tuple[Any, ...]) -> list[Tensor]:
+    return _tensors(
+        [
+            value
+            for argument, value in zip(func._schema.arguments, args, strict=False)
+            if argument.alias_info and argument.alias_info.is_write
+        ]
+    )
+
+
+def _held_bytes(tensor: Tensor) -> int:
+    """Those of its numbers, each place in memory counted once."""
+    return min(tensor.nbytes, tensor.untyped_storage().nbytes())
+
+
+def work_per_image(settings: RunSettings, shape: tuple[int, int, int], on: torch.device = CPU) -> Work:
+    """That of genlib's training step, without averaged weights; of its second one, before which optimizers have no
+    state.
+    """
+    state = training.start(settings.model_copy(update={"ema_halflife_images": None}), 0, shape, on)
+    batch, noise = torch.zeros(settings.batch_size, *shape, device=on), rng.generator(0, "noise", device=on)
+    _train_step(state, batch, noise)
+    with FlopCounterMode(display=False) as counter, Moved() as moved:
+        _train_step(state, batch, noise)
+    return Work(counter.get_total_flops() / settings.batch_size, moved.bytes / settings.batch_size)
 
 
 def _textbook(settings: RunSettings, images: Images, workers: int, bare: bool, turns: Turns) -> None:
@@ -167,9 +238,7 @@ def _genlib(settings: RunSettings, images: Images, threads: int, turns: Turns) -
 
 def _genlib_bare(settings: RunSettings, images: Images, turns: Turns) -> None:
     """genlib's training step with torch's own layers in contiguous memory, Adam not fused, nothing frozen."""
-    state = training.start(
-        settings.model_copy(update={"ema_halflife_images": None}), 0, _shape(images), torch.device("cpu")
-    )
+    state = training.start(settings.model_copy(update={"ema_halflife_images": None}), 0, _shape(images), CPU)
     textbook.plain(state.networks)
     for network in state.networks.values():
         _never_frozen(network)
@@ -208,6 +277,17 @@ def _multiply(turns: Turns) -> None:
     turns.batch_size = 2 * _MATMUL**3 / 1e9  # type: ignore[assignment]
     while True:
         torch.mm(a, b)
+        turns.step()
+
+
+def _triad(turns: Turns) -> None:
+    """a + b times a number into c, float32; what is counted as images are bytes read and written, in thousands of
+    millions (McCalpin 1995, STREAM).
+    """
+    a, b, c = (torch.ones(_TRIAD) for _ in range(3))
+    turns.batch_size = 3 * a.nbytes / 1e9  # type: ignore[assignment]
+    while True:
+        torch.add(a, b, alpha=0.5, out=c)
         turns.step()
 
 

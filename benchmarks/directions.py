@@ -22,10 +22,10 @@ from tqdm import tqdm
 from genlib import device, features, params
 from genlib.data.arrays import Images, Split, open_card, open_split
 from genlib.errors import GenlibError
+from genlib.evaluation.yardstick import Numbers, Yardstick, spread, yardstick
 from genlib.features import MeasuringNetwork
 from genlib.files import write_json
 from genlib.settings import EvaluateSettings
-from genlib.yardstick import Numbers, Yardstick, spread, yardstick
 from stages.command import run
 
 _SETS = 4

@@ -3,15 +3,19 @@
     python -m benchmarks.overhead [--rounds 3] [--out overhead.json]
 
 Both in temporary copies of the project, never in the project itself. First `dvc repro` with nothing to do, of all
-stages and of present@demo, against the same of a plain pipeline of as many stages, each with one dependency, one output
-and a command that does nothing; outputs are stand-ins of a few bytes in both. Then every stage of a pipeline of tiny
-runs: its process from start to end, against one that only imports the modules that it had loaded. What is over is the
-stage's overhead and its work on tiny data. Shown are medians, the two sides taking turns.
+stages and of present@demo, against the same of two pipelines of as many stages, each with one dependency, one output
+and a command that does nothing; outputs are stand-ins of a few bytes in all. In the `plain` one, each stage reads one
+parameter of the same params.yaml, in the `bare` one none. The fair comparison is the one with `plain`: DVC parses
+params.yaml anew for every stage that reads a parameter, so whoever keeps settings there pays for it, with however few
+dependencies. Then every stage of a pipeline of tiny runs: its process from start to end, against one that only imports
+the modules that it had loaded. What is over is the stage's overhead and its work on tiny data. Shown are medians, the
+sides taking turns; ratios of CPU are those of seconds of CPU, which other work disturbs less.
 """
 
 import json
 import os
 import platform
+import resource
 import shlex
 import shutil
 import statistics
@@ -32,13 +36,15 @@ from stages.command import run
 
 ROOT = Path(__file__).resolve().parent.parent
 MOST_RATIO = 1.5
-"""The most that a `dvc repro` with nothing to do may take, in times of that of the plain pipeline."""
+"""The most that a `dvc repro` with nothing to do may take, in times of that of the plain pipeline with parameters."""
 MOST_SECONDS = 1.0
 """The most that a stage may take beyond its imports, its work on tiny data included."""
 
 _HEAVY = ("torch", "torchvision", "mlflow")
 _PARTS = ("genlib", "stages", "comparisons", ".dvcignore", ".gitignore", "dvc.yaml", "params.yaml")
 _TARGET = "present@demo"
+_PARAMETER = "seed"
+_SIDES = ("bare", "plain", "genlib")
 
 # Runs the module named first with the rest as its arguments, and writes the names of what it has loaded to a file.
 _RECORDER = """
@@ -70,9 +76,11 @@ def main(
     machine = f"{platform.machine()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
     print(f"{machine}, {rounds} rounds")
     results: dict[str, Any] = {"machine": machine, "rounds": rounds, "nothing_to_do": nothing_to_do(rounds)}
-    print(f"{'nothing to do':16}{'stages':>8}{'plain s':>9}{'genlib s':>10}{'ratio':>7}")
+    print(f"{'nothing to do':16}{'stages':>8}" + "".join(f"{side + ' s':>10}" for side in _SIDES), end="")
+    print(f"{'to plain':>10}{'of CPU':>8}{'to bare':>9}{'of CPU':>8}")
     for name, row in results["nothing_to_do"].items():
-        print(f"{name:16}{row['stages']:8}{row['plain']:9.2f}{row['genlib']:10.2f}{row['ratio']:7.2f}")
+        print(f"{name:16}{row['stages']:8}" + "".join(f"{row[side]:10.2f}" for side in _SIDES), end="")
+        print(f"{row['ratio']:10.2f}{row['ratio_cpu']:8.2f}{row['ratio_bare']:9.2f}{row['ratio_bare_cpu']:8.2f}")
     if stages:
         results["stages"] = each_stage(rounds)
         print(f"{'stage':24}{'whole s':>9}{'imports s':>11}{'over s':>8}  loads")
@@ -84,25 +92,32 @@ def main(
 
 
 def nothing_to_do(rounds: int, tiny: bool = False) -> dict[str, dict[str, Any]]:
-    """Seconds of `dvc repro` with nothing to do, here and on a plain pipeline; of everything and of present@demo.
+    """Seconds of `dvc repro` with nothing to do, here and on the other two; of everything and of present@demo.
 
     `tiny`: of the pipeline of tiny runs in place of the project's own.
     """
     with tempfile.TemporaryDirectory() as name:
-        ours, plain = Path(name) / "ours", Path(name) / "plain"
-        _copy(ours)
+        folders = {side: Path(name) / side for side in _SIDES}
+        _copy(folders["genlib"])
+        params = folders["genlib"] / "params.yaml"
         if tiny:
-            shrink(ours / "params.yaml")
-        everything, needed = _stand_ins(ours)
-        last = _plain(plain, everything, needed)
+            shrink(params)
+        everything, needed = _stand_ins(folders["genlib"])
+        last = _chains(folders["bare"], everything, needed)
+        _chains(folders["plain"], everything, needed, params)
         results = {}
-        for target, plain_target, count in ((None, None, everything), (_TARGET, last, needed)):
-            seconds: dict[str, list[float]] = {"plain": [], "genlib": []}
+        for target, other, count in ((None, None, everything), (_TARGET, last, needed)):
+            targets = {"bare": other, "plain": other, "genlib": target}
+            took: dict[str, list[tuple[float, float]]] = {side: [] for side in _SIDES}
             for _ in range(rounds):
-                seconds["plain"].append(_repro(plain, plain_target))
-                seconds["genlib"].append(_repro(ours, target))
-            row: dict[str, Any] = {"stages": count} | {side: statistics.median(took) for side, took in seconds.items()}
-            row["ratio"] = statistics.median(a / b for a, b in zip(seconds["genlib"], seconds["plain"], strict=True))
+                for side in _SIDES:
+                    took[side].append(_repro(folders[side], targets[side]))
+            row: dict[str, Any] = {"stages": count}
+            row |= {side: statistics.median(seconds for seconds, _ in took[side]) for side in _SIDES}
+            for key, side in (("ratio", "plain"), ("ratio_bare", "bare")):
+                pairs = list(zip(took["genlib"], took[side], strict=True))
+                row[key] = statistics.median(ours[0] / theirs[0] for ours, theirs in pairs)
+                row[f"{key}_cpu"] = statistics.median(ours[1] / theirs[1] for ours, theirs in pairs)
             results[target or "everything"] = row
     return results
 
@@ -171,15 +186,22 @@ def _stand_ins(folder: Path) -> tuple[int, int]:
         return len(graph), 1 + len(descendants(graph, target))
 
 
-def _plain(folder: Path, everything: int, needed: int) -> str:
-    """A pipeline of as many stages, in two chains; the last stage of the one of `needed`."""
+def _chains(folder: Path, everything: int, needed: int, params: Path | None = None) -> str:
+    """A pipeline of as many stages, in two chains; the last stage of the one of `needed`.
+
+    With `params`, a params.yaml, each stage reads one parameter of it.
+    """
     folder.mkdir()
+    reads: dict[str, Any] = {}
+    if params is not None:
+        shutil.copy(params, folder)
+        reads = {"params": [_PARAMETER]}
     stages, before = {}, "input"
     (folder / before).write_text("input")
     for number in range(everything):
         before = "input" if number == needed else before
         output = f"output-{number}"
-        stages[f"stage-{number}"] = {"cmd": "true", "deps": [before], "outs": [output]}
+        stages[f"stage-{number}"] = {"cmd": "true", **reads, "deps": [before], "outs": [output]}
         (folder / output).write_text(output)
         before = output
     YAML().dump({"stages": stages}, folder / "dvc.yaml")
@@ -213,8 +235,17 @@ def _commands(folder: Path) -> dict[str, str]:
         return {stage.name: stage.cmd for stage in reversed(list(topological_sort(repo.index.graph)))}
 
 
-def _repro(folder: Path, target: str | None) -> float:
-    return _call(folder, sys.executable, "-m", "dvc", "repro", *([target] if target else []))
+def _repro(folder: Path, target: str | None) -> tuple[float, float]:
+    """Seconds that it took, and seconds of CPU."""
+    before = _cpu_seconds()
+    seconds = _call(folder, sys.executable, "-m", "dvc", "repro", *([target] if target else []))
+    return seconds, _cpu_seconds() - before
+
+
+def _cpu_seconds() -> float:
+    """Those of all processes that were started here and have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _call(folder: Path, *words: str) -> float:

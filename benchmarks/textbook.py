@@ -57,13 +57,18 @@ def endless(images: Images, batch_size: int, workers: int, flip: bool) -> Iterat
 
 
 def plain(networks: Networks) -> None:
-    """Put torch's own layers in the place of genlib's variants of them, weights in torch's default order in memory."""
+    """Put torch's own layers in the place of genlib's variants of them, weights in torch's default order in memory.
+
+    Activations are as torch has them by default: not in place.
+    """
     for network in networks.values():
         network.to(memory_format=torch.contiguous_format)
         for layer in network.modules():
             for kind in (nn.Conv2d, nn.ConvTranspose2d, nn.Dropout):
                 if isinstance(layer, kind):
                     layer.__class__ = kind
+            if isinstance(layer, nn.ReLU | nn.LeakyReLU):
+                layer.inplace = False
 
 
 def train_ae(networks: Networks, batches: Iterable[Tensor], settings: Any) -> Iterator[Losses]:

@@ -8,9 +8,11 @@ and medians of the ratios of the two turns of a round. The textbook's DataLoader
 is best of 0, 1 and 2. The ratio per second of CPU counts the time of all threads of the training process, not that of
 the loader's workers; it means something on a busy machine, too. `share` is what a training's matrix products and
 convolutions reach of the machine's rate of float32 matrix products, both per second of CPU, in the same rounds and with
-as many threads. `bare` says that the comparison is fair: both without a loader and with what is freed kept, genlib
-without the rest of what makes it fast; the ratio of their rates per second of CPU should be 1. Memory is that of the
-training process, without the loader's workers. Where a dataset is not at hand, the images are random ones.
+as many threads. `moved` is the same of its memory's rate (STREAM's triad on arrays of 1.5 GiB in all): the bytes that
+genlib's operators name, each input read and each output written once, for both loops (`benchmarks.contestant.Moved`).
+`bare` says that the comparison is fair: both without a loader and with what is freed kept, genlib without the rest of
+what makes it fast; the ratio of their rates per second of CPU should be 1. Memory is that of the training process,
+without the loader's workers. Where a dataset is not at hand, the images are random ones.
 
 With --side-by-side: two trainings at once with one thread each, as `python -m stages.repro` runs them, against one with
 two threads; images per second of both trainings together.
@@ -37,7 +39,8 @@ from genlib.files import write_json
 from stages.command import run
 
 WORKERS = (0, 1, 2)
-KINDS = ("textbook", "genlib", "textbook-bare", "genlib-bare", "matmul")
+KINDS = ("textbook", "genlib", "textbook-bare", "genlib-bare", "matmul", "triad")
+CEILINGS = ("matmul", "triad")
 _LEAST_STEPS = 3
 _TRIAL_ROUNDS = 2
 
@@ -107,8 +110,8 @@ def main(
     else:
         print(f"{machine}; {count} threads")
         print(
-            f"{'':20}{'images/s':>18}{'':9}{'/s of CPU':>9}{'share':>12}{'first step s':>14}{'peak MiB':>14}"
-            f"{'workers':>9}{'bare':>7}\n"
+            f"{'':20}{'images/s':>18}{'':9}{'/s of CPU':>9}{'share':>12}{'moved':>12}{'first step s':>14}"
+            f"{'peak MiB':>14}{'workers':>9}{'bare':>7}\n"
             f"{'':20}" + f"{'textbook':>9}{'genlib':>9}{'ratio':>9}{'ratio':>9}"
         )
     for name in wanted:
@@ -134,14 +137,16 @@ def compare(name: str, data: Path, threads: int, rounds: int, seconds: float) ->
         first = {kind: racing[kind].first for kind in KINDS}
     rates = {kind: [turn["images_per_second"] for turn in turns[kind]] for kind in KINDS}
     of_cpu = {kind: [turn["images_per_cpu_second"] for turn in turns[kind]] for kind in KINDS}
-    matmul = statistics.median(of_cpu["matmul"])
-    flops = first["genlib-bare"]["flops_per_image"]
+    matmul, triad = (statistics.median(of_cpu[kind]) for kind in CEILINGS)
+    gflop, gigabytes = (first["genlib-bare"][f"{what}_per_image"] / 1e9 for what in ("flops", "bytes"))
     return {
         "images": first["genlib"]["source"],
         "threads": threads,
         "workers": workers,
         "matmul_gflops": matmul,
-        "mflop_per_image": flops / 1e6,
+        "mflop_per_image": gflop * 1e3,
+        "triad_gigabytes_per_second": triad,
+        "megabytes_per_image": gigabytes * 1e3,
         "ratio": _median_ratio(rates["genlib"], rates["textbook"]),
         "ratio_cpu": _median_ratio(of_cpu["genlib"], of_cpu["textbook"]),
         "ratio_bare": _median_ratio(of_cpu["genlib-bare"], of_cpu["textbook-bare"]),
@@ -149,11 +154,13 @@ def compare(name: str, data: Path, threads: int, rounds: int, seconds: float) ->
         kind.replace("-", "_"): {
             "images_per_second": statistics.median(rates[kind]),
             "images_per_cpu_second": statistics.median(of_cpu[kind]),
-            "share_of_matmul": statistics.median(of_cpu[kind]) * flops / 1e9 / matmul,
+            "share_of_matmul": statistics.median(of_cpu[kind]) * gflop / matmul,
+            "share_of_triad": statistics.median(of_cpu[kind]) * gigabytes / triad,
             "first_step_seconds": first[kind]["first_step_seconds"],
             "peak_mib": turns[kind][-1]["peak_mib"],
         }
-        for kind in KINDS[:-1]
+        for kind in KINDS
+        if kind not in CEILINGS
     }
 
 
@@ -220,6 +227,7 @@ def _print(name: str, row: Mapping[str, Any]) -> None:
     print(
         f"{name:20}{theirs['images_per_second']:9.0f}{ours['images_per_second']:9.0f}{row['ratio']:9.2f}{row['ratio_cpu']:9.2f}"
         f"{theirs['share_of_matmul']:6.2f}{ours['share_of_matmul']:6.2f}"
+        f"{theirs['share_of_triad']:6.2f}{ours['share_of_triad']:6.2f}"
         f"{theirs['first_step_seconds']:7.1f}{ours['first_step_seconds']:7.1f}"
         f"{theirs['peak_mib']:7.0f}{ours['peak_mib']:7.0f}{row['workers']:9}{row['ratio_bare']:7.2f}",
         flush=True,

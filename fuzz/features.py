@@ -11,7 +11,8 @@ from fuzz.harness import fuzz, instrumented
 from fuzz.tensors import changed
 
 with instrumented():
-    from genlib import classifiers, features
+    from genlib import features
+    from genlib.features import classifiers
 
 
 def read(folder: Path, data: bytes) -> None:

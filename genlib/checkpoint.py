@@ -26,7 +26,7 @@ from genlib.device import processor
 from genlib.distributed import ALONE, Team
 from genlib.errors import GenlibError
 from genlib.files import digest, write_bytes
-from genlib.nets import weights
+from genlib.models import weights
 from genlib.settings import MOST, Frozen, ProgressSettings, RunSettings
 
 if TYPE_CHECKING:
@@ -302,11 +302,11 @@ def identity(
     """
     modules = ["training", "distributed", "averaging", "rng", "data.batches", "data.streaming"]
     modules += ["nets.layers", f"nets.{settings.net}"]
-    modules += ["objectives._losses", "objectives._posterior", f"objectives.{settings.model}"]
+    modules += ["objectives._shared", f"objectives.{settings.model}"]
     if graph:
         modules.append("graphs")
     if network is not None:
-        modules += ["judging", "features", "classifiers", "metrics.frechet", "metrics.classes"]
+        modules += ["judging", "features", "features.classifiers", "metrics.frechet", "metrics.classes"]
     return {
         "settings": settings.model_dump(),
         "seed": seed,

@@ -8,7 +8,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import scipy.linalg  # noqa: F401  (loads its own BLAS, whose threads are limited below)
 import torch
 from threadpoolctl import threadpool_limits
 
@@ -22,9 +21,10 @@ _IDENTITY = {"": "vendor_id", "family ": "cpu family", "model ": "model"}  # wor
 def choose(threads: int) -> torch.device:
     """The device named by GENLIB_DEVICE (auto, cpu, cuda, cuda:N); auto is CUDA where there is one.
 
-    Also fixes what results would depend on otherwise: algorithms are deterministic, and torch and the BLAS of numpy and
-    scipy use `threads` threads on the CPU, however many cores there are and whatever OMP_NUM_THREADS says: a sum is
-    split among threads, so that their number decides how it is rounded.
+    Also fixes what results would depend on otherwise: algorithms are deterministic, and torch and each BLAS that is
+    loaded (numpy's; scipy's own, so import scipy.linalg before) use `threads` threads on the CPU, however many cores
+    there are and whatever OMP_NUM_THREADS says: a sum is split among threads, so that their number decides how it is
+    rounded.
     """
     # cuBLAS reads it when it starts; without it, it may pick a different sum order from run to run.
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")

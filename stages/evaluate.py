@@ -8,9 +8,10 @@ import numpy as np
 import torch
 import typer
 
-from genlib import device, evaluation, features, inception, models, params, tracking
+from genlib import device, evaluation, features, models, params, tracking
 from genlib.claims import claimed_output
 from genlib.data.arrays import open_array, open_card, open_split
+from genlib.evaluation import inception
 from genlib.files import digest, write_json
 from genlib.settings import EvaluateSettings
 from stages.command import run

@@ -5,9 +5,10 @@ from typing import Annotated
 
 import typer
 
-from genlib import device, gallery, models, params, tracking
+from genlib import device, models, params, tracking
 from genlib.claims import claimed_output
 from genlib.data.arrays import open_card, open_split
+from genlib.figures import gallery
 from genlib.files import digest, staged_folder, write_array
 from stages.command import run
 

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from genlib import classifiers, features
+from genlib import features
 from genlib.data.arrays import Split
-from genlib.features import MeasuringNetwork
+from genlib.features import MeasuringNetwork, classifiers
 from genlib.settings import FeatureSettings
 
 CPU = torch.device("cpu")

@@ -164,8 +164,9 @@ def trained_lane() -> Path:
 def _train(run: str, folders: Folders) -> None:
     import torch
 
-    from genlib import gallery, history, models, training
+    from genlib import history, models, training
     from genlib.data.arrays import Split
+    from genlib.figures import gallery
     from genlib.settings import ProgressSettings, SampleSettings
 
     settings, dataset, folder = trained_settings(run), run.partition("-")[0], folders.runs / run

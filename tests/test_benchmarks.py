@@ -10,9 +10,9 @@ import pytest
 import torch
 from conftest import ROOT
 
-from benchmarks import growth, overhead, textbook
+from benchmarks import contestant, growth, overhead, textbook
 from benchmarks import training as race
-from benchmarks.contestant import flops_per_image
+from benchmarks.contestant import Moved, Turns, work_per_image
 from genlib import rng, training
 from genlib.data.batches import shuffled
 from genlib.errors import GenlibError
@@ -70,7 +70,44 @@ def test_flops_of_an_autoencoder_are_those_of_its_layers(small: Small) -> None:
     """A dense network's step: forward, and backward twice that, but no gradient of the image; 2 for a multiply-add."""
     encoder, decoder = 28 * 28 * 2 + 2 * 3, 3 * 2 + 2 * 28 * 28
     expected = 2 * (3 * (encoder + decoder) - 28 * 28 * 2)
-    assert flops_per_image(small("ae", net="mlp"), (1, 28, 28)) == expected
+    assert work_per_image(small("ae", net="mlp"), (1, 28, 28)).flops == expected
+
+
+def test_bytes_are_those_that_operators_read_and_write() -> None:
+    a, b = torch.ones(10, 30), torch.ones(10, 30)
+    moved: list[int] = []
+    works: list[Callable[[], object]] = [
+        lambda: a + b,  # two read, one written
+        lambda: a.add_(b),  # the same
+        lambda: torch._foreach_add_([a, b], 1.0),  # two read, two written
+        lambda: a.t().reshape(3, 100),  # copied: once read, once written
+        lambda: a.view(300)[:20],
+        lambda: torch.empty(1000),
+        lambda: torch.zeros(5),
+        lambda: torch.ones(1).expand(1000) * 2.0,  # one number made and read, a thousand written
+    ]
+    for work in works:
+        with Moved() as counter:
+            work()
+        moved.append(counter.bytes)
+    assert moved == [3600, 3600, 4800, 2400, 0, 0, 20, 4 + 4 + 4000]
+
+
+def test_bytes_of_a_dense_autoencoders_step(small: Small) -> None:
+    """All that Adam touches, seven tensors of every weight, at least; and no more than twenty."""
+    weights = 28 * 28 * 2 + 2 + 2 * 3 + 3 + 3 * 2 + 2 + 2 * 28 * 28 + 28 * 28
+    settings = small("ae", net="mlp", batch_size=2)
+    assert 7 < work_per_image(settings, (1, 28, 28)).bytes * 2 / (4 * weights) < 60
+
+
+def test_memory_is_measured_by_a_triad(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three arrays of 8,000 bytes a step."""
+    monkeypatch.setattr(contestant, "_TRIAD", 2000)
+    turns = Turns(1, dict)
+    monkeypatch.setattr(turns, "step", lambda: pytest.fail("enough") if turns.batch_size != 1 else None)
+    with pytest.raises(pytest.fail.Exception, match="enough"):
+        contestant._triad(turns)
+    assert turns.batch_size == pytest.approx(24e-6)
 
 
 @pytest.fixture
@@ -100,16 +137,18 @@ def test_a_contestant_that_fails_is_named(tiny: Path) -> None:
 
 
 def test_ratios_are_medians_over_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two loader processes are best; genlib is twice as fast in two rounds of three, and 10 GFLOP/s are there."""
+    """Two loader processes are best; genlib is twice as fast in two rounds of three; 10 GFLOP/s, 8 GB/s are there."""
 
     class Fake:
         def __init__(self, kind: str, workers: int) -> None:
             self.kind, self.workers, self.turns = kind, workers, 0
-            self.first = {"source": "random", "first_step_seconds": 3.0, "flops_per_image": 5e6}
+            self.first = {"source": "random", "first_step_seconds": 3.0}
+            self.first |= {"flops_per_image": 5e6, "bytes_per_image": 2e6}
 
         def turn(self, seconds: float) -> dict[str, float]:
             self.turns += 1
-            rate = {"matmul": 10.0, "genlib": 2000.0 if self.turns < 3 else 100.0}.get(self.kind, 1000.0 + self.workers)
+            fixed = {"matmul": 10.0, "triad": 8.0, "genlib": 2000.0 if self.turns < 3 else 100.0}
+            rate = fixed.get(self.kind, 1000.0 + self.workers)
             return {"images_per_second": rate, "images_per_cpu_second": rate, "peak_mib": 100.0 + self.turns}
 
     @contextmanager
@@ -122,13 +161,17 @@ def test_ratios_are_medians_over_rounds(monkeypatch: pytest.MonkeyPatch) -> None
     assert row["ratio"] == row["ratio_cpu"] == pytest.approx(2000 / 1002)
     assert row["ratio_bare"] == 1
     assert row["genlib"]["share_of_matmul"] == pytest.approx(1.0)
+    assert row["genlib"]["share_of_triad"] == pytest.approx(0.5)
     assert row["genlib"]["peak_mib"] == 103
 
 
 def test_overhead_is_measured() -> None:
     rows = overhead.nothing_to_do(1, tiny=True)
     assert {name: row["stages"] for name, row in rows.items()} == {"everything": 10, "present@demo": 10}
-    assert all(row["ratio"] > 0.5 for row in rows.values())
+    for row in rows.values():
+        assert all(0.5 < row[key] < 20 for key in ("ratio", "ratio_cpu", "ratio_bare", "ratio_bare_cpu"))
+        assert row["bare"] > 0
+        assert row["plain"] > 0
     ((name, row),) = overhead.each_stage(1, most=1).items()
     assert name == "download@digits"
     assert row["loads"] == []

@@ -12,11 +12,12 @@ from skimage.metrics import structural_similarity
 from torch import Tensor, nn
 from torch.distributions import Bernoulli, Independent, MultivariateNormal, Normal
 
-from genlib import encoders, objectives, rng
+from genlib import objectives, rng
 from genlib.data.arrays import Images
+from genlib.evaluation import encoders
 from genlib.models import Model
 from genlib.objectives import Objective
-from genlib.objectives._posterior import reparameterize
+from genlib.objectives._shared import reparameterize
 from genlib.settings import ImportanceSettings, RunSettings
 
 Small = Callable[..., RunSettings]

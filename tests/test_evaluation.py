@@ -11,15 +11,16 @@ import torch
 from blobs import CPU, NAMES, blobs, by_class, card, network
 from torch import Tensor, nn
 
-from genlib import evaluation, inception, objectives, rng
+from genlib import evaluation, objectives, rng
 from genlib.data.arrays import Images, Split
 from genlib.errors import GenlibError
+from genlib.evaluation import inception
+from genlib.evaluation.yardstick import yardstick
 from genlib.features import MeasuringNetwork
 from genlib.metrics.frechet import frechet_distance, statistics
 from genlib.metrics.kernel import polynomial_mmd
 from genlib.models import Model
 from genlib.settings import EvaluateSettings, RunSettings
-from genlib.yardstick import yardstick
 
 Small = Callable[..., RunSettings]
 

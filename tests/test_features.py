@@ -12,9 +12,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from genlib import classifiers, features
+from genlib import features
 from genlib.data.arrays import Labels, Split
 from genlib.errors import GenlibError
+from genlib.features import classifiers
 from genlib.settings import FeatureSettings
 from stages import features as stage
 

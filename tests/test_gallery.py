@@ -13,9 +13,10 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from ruamel.yaml import YAML
 
-from genlib import gallery, history, models, objectives, training
+from genlib import history, models, objectives, training
 from genlib.data.arrays import Split
 from genlib.errors import GenlibError
+from genlib.figures import gallery
 from genlib.figures.grids import fitting_scale, grid
 from genlib.settings import ProgressSettings, RunSettings, SampleSettings
 from stages import sample

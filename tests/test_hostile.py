@@ -57,7 +57,7 @@ from genlib.data.readers.tgz import read_tgz
 from genlib.data.readers.zip import open_zip
 from genlib.errors import GenlibError
 from genlib.files import JSON_BYTES, read_json
-from genlib.nets import weights
+from genlib.models import weights
 from genlib.settings import (
     CelebaSettings,
     CelebaSource,

@@ -20,7 +20,7 @@ from torch_fidelity import feature_extractor_inceptionv3
 from genlib.data.fetch import Transfer
 from genlib.data.official import RemoteFile
 from genlib.errors import GenlibError
-from genlib.inception import DIMENSIONS, OFFICIAL, Inception, Unavailable, find_weights, load
+from genlib.evaluation.inception import DIMENSIONS, OFFICIAL, Inception, Unavailable, find_weights, load
 
 CPU = torch.device("cpu")
 QUICK = Transfer(retries=1, backoff_seconds=0.001, max_wait_seconds=0, connect_seconds=5, read_seconds=5)

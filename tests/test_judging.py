@@ -8,9 +8,9 @@ import torch
 from numpy.typing import NDArray
 
 from genlib import rng
-from genlib.classifiers import build
 from genlib.errors import GenlibError
 from genlib.features import MeasuringNetwork
+from genlib.features.classifiers import build
 from genlib.judging import Judge, collapse, judge
 
 NAMES = tuple("abcdefg")

@@ -42,6 +42,17 @@ def test_convolutions_and_all_their_gradients_are_torchs(kind: str, order: torch
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.parametrize("kind", list(pairs()))
+def test_an_activation_may_write_in_place_after_a_convolution(kind: str) -> None:
+    torch.manual_seed(0)
+    ours, theirs = pairs()[kind]
+    images = torch.randn(5, 4, 8, 8)
+    mine = gradients(nn.Sequential(ours, nn.LeakyReLU(0.2, inplace=True)), images)
+    expected = gradients(nn.Sequential(theirs, nn.LeakyReLU(0.2)), images)
+    for one, other in zip(mine, expected, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-3)
+
+
 def test_a_bias_that_is_held_constant_takes_no_gradient() -> None:
     layer = layers.Conv2d(1, 2, 3).requires_grad_(False)
     images = torch.randn(1, 1, 5, 5, requires_grad=True)

@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from genlib import nets, rng
+from genlib.history import describe
 from genlib.nets import mlp
-from genlib.nets.describe import describe
 
 SHAPE = (1, 28, 28)
 

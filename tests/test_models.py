@@ -249,7 +249,7 @@ def test_metadata_that_is_not_ours(metadata: str, written: Written) -> None:
         ("settings", "vae"),
         ("settings.model", "../os"),
         ("settings.model", "os"),
-        ("settings.model", "_losses"),
+        ("settings.model", "_shared"),
         ("settings.model", ["vae"]),
         ("settings.model", "ae"),
         ("settings.net", "../os"),

@@ -11,8 +11,8 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional as F
 
 from genlib import objectives, rng
-from genlib.objectives import _posterior, ae, gan, vae
-from genlib.objectives._losses import generation_loss, latent_loss
+from genlib.objectives import _shared, ae, gan, vae
+from genlib.objectives._shared import generation_loss, latent_loss
 from genlib.settings import RunSettings
 
 Small = Callable[..., RunSettings]
@@ -234,14 +234,14 @@ def test_a_denoising_autoencoder_is_held_to_the_clean_image(small: Small) -> Non
 
 def test_reparameterized_codes_have_the_mean_and_variance() -> None:
     mean, log_variance = torch.tensor([[1.5, -2.0]]), torch.tensor([[math.log(0.25), math.log(9.0)]])
-    codes = _posterior.reparameterize(mean.expand(40_000, 2), log_variance.expand(40_000, 2), rng.generator(0, "n"))
+    codes = _shared.reparameterize(mean.expand(40_000, 2), log_variance.expand(40_000, 2), rng.generator(0, "n"))
     torch.testing.assert_close(codes.mean(0), mean[0], atol=0.06, rtol=0)
     torch.testing.assert_close(codes.var(0), torch.tensor([0.25, 9.0]), atol=0, rtol=0.03)
 
 
 def test_gradients_pass_through_the_reparameterized_code() -> None:
     mean, log_variance = drawn(4, 3).requires_grad_(), drawn(4, 3, seed=1).requires_grad_()
-    codes = _posterior.reparameterize(mean, log_variance, rng.generator(0, "n"))
+    codes = _shared.reparameterize(mean, log_variance, rng.generator(0, "n"))
     codes.sum().backward()
     noise = torch.randn((4, 3), generator=rng.generator(0, "n"))
     torch.testing.assert_close(mean.grad, torch.ones(4, 3))

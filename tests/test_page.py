@@ -368,7 +368,7 @@ def test_dataset_and_run_facts(lane: Lane) -> None:
 
 
 def test_every_figure_of_the_gallery_has_words() -> None:
-    source = (Path(__file__).resolve().parent.parent / "genlib/gallery.py").read_text()
+    source = (Path(__file__).resolve().parent.parent / "genlib/figures/gallery.py").read_text()
     drawn = set(re.findall(r'"(\w+\.(?:png|gif))"', source))
     assert len(drawn) > 12
     assert drawn == catalogue.FIGURES.keys()

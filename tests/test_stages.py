@@ -19,9 +19,10 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from genlib import features as measuring
-from genlib import inception, judging, models
-from genlib.classifiers import build
+from genlib import judging, models
 from genlib.errors import GenlibError
+from genlib.evaluation import inception
+from genlib.features.classifiers import build
 from genlib.files import digest
 from stages import download, evaluate, features, preprocess, present, sample, train
 from stages.command import run
@@ -46,12 +47,19 @@ RUNS: dict[str, dict[str, Any]] = {
 DATA, NETWORK = Path("data/processed/digits"), Path("data/features/digits/model.safetensors")
 SAMPLES, TESTS = 140, 110
 
-# Runs a stage as `python -m` does, then prints which of the heavy packages it imported.
+# Runs a stage as `python -m` does, then prints how many threads each BLAS has, and which heavy packages were imported.
 AS_MODULE = """
 import atexit, runpy, sys
 name = sys.argv.pop(1)
 heavy = {"torch", "torchvision", "mlflow", "matplotlib"}
-atexit.register(lambda: print("imported", sorted(heavy & set(sys.modules))))
+
+def say():
+    if "threadpoolctl" in sys.modules:
+        pools = sys.modules["threadpoolctl"].threadpool_info()
+        print("BLAS threads", [pool["num_threads"] for pool in pools if pool["user_api"] == "blas"])
+    print("imported", sorted(heavy & set(sys.modules)))
+
+atexit.register(say)
 runpy.run_module(name, run_name="__main__", alter_sys=True)
 """
 
@@ -213,6 +221,13 @@ def test_stages_without_networks_import_none(stage: str, project: dict[str, str]
     *said, imported = project[stage].splitlines()
     assert len(said) == (0 if stage == "download" else 1)
     assert [name for name in ("torch", "torchvision", "mlflow") if f"'{name}'" in imported] == []
+
+
+@pytest.mark.parametrize("stage", ["train", "sample", "evaluate"])
+def test_each_blas_has_as_many_threads_as_params_say(stage: str, project: dict[str, str]) -> None:
+    """numpy's, and scipy's own where it is loaded: in the evaluation, not in a training, which needs none."""
+    [line] = [line for line in project[stage].splitlines() if line.startswith("BLAS threads")]
+    assert line == f"BLAS threads {[1, 1] if stage == 'evaluate' else [1]}"
 
 
 @pytest.mark.parametrize("stage", ["train", "sample", "evaluate"])

@@ -24,10 +24,10 @@ from torch.nn import functional as F
 from genlib import checkpoint, device, history, judging, models, objectives, rng, training
 from genlib.averaging import average_into, decay
 from genlib.checkpoint import Keeper
-from genlib.classifiers import build
 from genlib.data import batches
 from genlib.errors import GenlibError
 from genlib.features import MeasuringNetwork
+from genlib.features.classifiers import build
 from genlib.judging import Judge
 from genlib.settings import ProgressSettings, RunSettings
 

@@ -13,12 +13,12 @@ from blobs import NAMES, blobs, by_class, card, classifier, network
 from genlib import features, rng
 from genlib.data.arrays import Images, Split
 from genlib.errors import GenlibError
+from genlib.evaluation.yardstick import Numbers, Yardstick, accuracy, network_name, spread, yardstick
 from genlib.features import MeasuringNetwork
 from genlib.metrics.frechet import frechet_distance, statistics
 from genlib.metrics.gaussian import draw_gaussian
 from genlib.metrics.kernel import polynomial_mmd
 from genlib.settings import EvaluateSettings
-from genlib.yardstick import Numbers, Yardstick, accuracy, network_name, spread, yardstick
 
 OF_ALL = {
     "fid",

@@ -34,8 +34,7 @@ class Family(Protocol):
 @cache
 def names() -> tuple[str, ...]:
     """The families there are."""
-    helpers = ("describe", "layers", "weights")
-    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name not in helpers))
+    return tuple(sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "layers"))
 
 
 def get(name: str) -> Family:

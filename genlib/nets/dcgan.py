@@ -23,7 +23,11 @@ def encoder(shape: Shape, width: int, outputs: int) -> nn.Module:
     channels = _channels(shape, width)
     layers: list[nn.Module] = []
     for before, after in pairwise([shape[0], *channels]):
-        layers += [Conv2d(before, after, 4, stride=2, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU()]
+        layers += [
+            Conv2d(before, after, 4, stride=2, padding=1, bias=False),
+            nn.BatchNorm2d(after),
+            nn.ReLU(inplace=True),
+        ]
     return _initialized(nn.Sequential(*layers, nn.Flatten(), nn.Linear(channels[-1] * _INNER**2, outputs)))
 
 
@@ -49,7 +53,7 @@ def discriminator(shape: Shape, width: int, leaky_slope: float, dropout: float) 
         layers.append(Conv2d(before, after, 4, stride=2, padding=1, bias=False))
         if layers[1:]:
             layers.append(nn.BatchNorm2d(after))
-        layers.append(nn.LeakyReLU(leaky_slope))
+        layers.append(nn.LeakyReLU(leaky_slope, inplace=True))
         if dropout > 0:
             layers.append(Dropout(dropout))
     return _initialized(nn.Sequential(*layers, Conv2d(channels[-1], 1, _INNER, bias=False), Reshape()))
@@ -63,13 +67,13 @@ def _upwards(shape: Shape, width: int, latent_dim: int) -> list[nn.Module]:
         nn.Linear(latent_dim, channels[0] * _INNER**2, bias=False),
         Reshape(channels[0], _INNER, _INNER),
         nn.BatchNorm2d(channels[0]),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
     ]
     for before, after in pairwise(channels):
         layers += [
             ConvTranspose2d(before, after, 4, stride=2, padding=1, bias=False),
             nn.BatchNorm2d(after),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
         ]
     return [*layers, ConvTranspose2d(channels[-1], shape[0], 4, stride=2, padding=1)]
 

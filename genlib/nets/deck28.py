@@ -19,9 +19,9 @@ def encoder(shape: Shape, width: int, outputs: int) -> nn.Module:
     return _channels_last(
         nn.Sequential(
             Conv2d(_channels(shape), width, 3, stride=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             Conv2d(width, 2 * width, 3, stride=2),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             nn.Flatten(),
             nn.Linear(2 * width * 6 * 6, outputs),
         )
@@ -33,12 +33,12 @@ def decoder(shape: Shape, width: int, latent_dim: int, output: str) -> nn.Module
     return _channels_last(
         nn.Sequential(
             nn.Linear(latent_dim, 7 * 7 * width),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             Reshape(width, 7, 7),
             ConvTranspose2d(width, 2 * width, 3, stride=2, padding=1, output_padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             ConvTranspose2d(2 * width, width, 3, stride=2, padding=1, output_padding=1),
-            nn.ReLU(),
+            nn.ReLU(inplace=True),
             ConvTranspose2d(width, _channels(shape), 3, padding=1),
             activation(output),
         )
@@ -51,14 +51,14 @@ def generator(shape: Shape, width: int, latent_dim: int, leaky_slope: float) -> 
         nn.Sequential(
             nn.Linear(latent_dim, 7 * 7 * 4 * width, bias=False),
             nn.BatchNorm1d(7 * 7 * 4 * width),
-            nn.LeakyReLU(leaky_slope),
+            nn.LeakyReLU(leaky_slope, inplace=True),
             Reshape(4 * width, 7, 7),
             ConvTranspose2d(4 * width, 2 * width, 5, padding=2, bias=False),
             nn.BatchNorm2d(2 * width),
-            nn.LeakyReLU(leaky_slope),
+            nn.LeakyReLU(leaky_slope, inplace=True),
             ConvTranspose2d(2 * width, width, 5, stride=2, padding=2, output_padding=1, bias=False),
             nn.BatchNorm2d(width),
-            nn.LeakyReLU(leaky_slope),
+            nn.LeakyReLU(leaky_slope, inplace=True),
             ConvTranspose2d(width, _channels(shape), 5, stride=2, padding=2, output_padding=1, bias=False),
             nn.Tanh(),
         )
@@ -70,10 +70,10 @@ def discriminator(shape: Shape, width: int, leaky_slope: float, dropout: float) 
     return _glorot(
         nn.Sequential(
             Conv2d(_channels(shape), width, 5, stride=2, padding=2),
-            nn.LeakyReLU(leaky_slope),
+            nn.LeakyReLU(leaky_slope, inplace=True),
             Dropout(dropout),
             Conv2d(width, 2 * width, 5, stride=2, padding=2),
-            nn.LeakyReLU(leaky_slope),
+            nn.LeakyReLU(leaky_slope, inplace=True),
             Dropout(dropout),
             nn.Flatten(),
             nn.Linear(2 * width * 7 * 7, 1),

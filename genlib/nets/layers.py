@@ -57,11 +57,15 @@ def kept(like: Tensor, p: float) -> Tensor:
 
 
 class _BiasGradient(torch.autograd.Function):
-    """Images B C H W as they are; a bias of C numbers, which is in them, gets its gradient."""
+    """Images B C H W as they are; a bias of C numbers, which is in them, gets its gradient.
+
+    They count as written to, not as a view: into a view that is made here, no activation could write in place.
+    """
 
     @staticmethod
     def forward(context: Any, images: Tensor, bias: Tensor) -> Tensor:
-        return images.view_as(images)
+        context.mark_dirty(images)
+        return images
 
     @staticmethod
     def backward(context: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:

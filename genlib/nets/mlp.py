@@ -14,14 +14,14 @@ from genlib.nets.layers import Dropout, Reshape, activation
 
 def encoder(shape: Shape, width: int, outputs: int) -> nn.Module:
     """A hidden layer with ReLU: B C H W to B x outputs."""
-    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), width), nn.ReLU(), nn.Linear(width, outputs))
+    return nn.Sequential(nn.Flatten(), nn.Linear(prod(shape), width), nn.ReLU(inplace=True), nn.Linear(width, outputs))
 
 
 def decoder(shape: Shape, width: int, latent_dim: int, output: str) -> nn.Module:
     """A hidden layer with ReLU, `output` as last activation: B Z to B C H W."""
     return nn.Sequential(
         nn.Linear(latent_dim, width),
-        nn.ReLU(),
+        nn.ReLU(inplace=True),
         nn.Linear(width, prod(shape)),
         Reshape(*shape),
         activation(output),
@@ -32,7 +32,7 @@ def generator(shape: Shape, width: int, latent_dim: int, leaky_slope: float) -> 
     """A hidden layer: B Z to B C H W in -1..1."""
     return nn.Sequential(
         nn.Linear(latent_dim, width),
-        nn.LeakyReLU(leaky_slope),
+        nn.LeakyReLU(leaky_slope, inplace=True),
         nn.Linear(width, prod(shape)),
         Reshape(*shape),
         nn.Tanh(),
@@ -44,7 +44,7 @@ def discriminator(shape: Shape, width: int, leaky_slope: float, dropout: float) 
     return nn.Sequential(
         nn.Flatten(),
         nn.Linear(prod(shape), width),
-        nn.LeakyReLU(leaky_slope),
+        nn.LeakyReLU(leaky_slope, inplace=True),
         Dropout(dropout),
         nn.Linear(width, 1),
         Reshape(),

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field
 
 from genlib import nets
-from genlib.objectives._losses import generation_loss
+from genlib.objectives._shared import generation_loss
 from genlib.settings import RunSettings
 
 if TYPE_CHECKING:

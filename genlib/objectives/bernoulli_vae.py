@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 from pydantic import PositiveFloat
 
 from genlib import nets
-from genlib.objectives import _posterior
-from genlib.objectives._losses import latent_loss
-from genlib.objectives._posterior import reparameterize
+from genlib.objectives import _shared
+from genlib.objectives._shared import latent_loss, reparameterize
 from genlib.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -26,8 +25,8 @@ LOSSES = ("generation", "latent", "total")
 PLAYERS = {"autoencoder": ("encoder", "decoder")}
 DRAWS = "decoder"
 
-posterior = _posterior.posterior
-encode = _posterior.encode
+posterior = _shared.posterior
+encode = _shared.encode
 
 
 class Settings(RunSettings):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from genlib import nets
-from genlib.objectives._losses import wide
+from genlib.objectives._shared import wide
 from genlib.settings import RunSettings
 
 if TYPE_CHECKING:

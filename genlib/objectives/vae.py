@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import PositiveFloat
 
 from genlib import nets
-from genlib.objectives import _posterior
-from genlib.objectives._losses import generation_loss, latent_loss
-from genlib.objectives._posterior import reparameterize
+from genlib.objectives import _shared
+from genlib.objectives._shared import generation_loss, latent_loss, reparameterize
 from genlib.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -25,8 +24,8 @@ LOSSES = ("generation", "latent", "total")
 PLAYERS = {"autoencoder": ("encoder", "decoder")}
 DRAWS = "decoder"
 
-posterior = _posterior.posterior
-encode = _posterior.encode
+posterior = _shared.posterior
+encode = _shared.encode
 
 
 class Settings(RunSettings):

@@ -4,14 +4,15 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from genlib import encoders, inception, rng
+from genlib import rng
 from genlib.data.arrays import Images, Split
+from genlib.evaluation import encoders, inception
+from genlib.evaluation.yardstick import Numbers, Yardstick, accuracy, spread, yardstick
 from genlib.features import MeasuringNetwork
 from genlib.metrics.frechet import frechet_distance, statistics
 from genlib.metrics.kernel import KernelReference
 from genlib.models import Checkpoint, Model
 from genlib.settings import EvaluateSettings
-from genlib.yardstick import Numbers, Yardstick, accuracy, spread, yardstick
 
 _DIGITS = 6
 _COLLAPSED = 0.5  # diversity of a model that draws half of the variety that real images have

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from genlib import rng
-from genlib.classifiers import Classifier, build
 from genlib.data.arrays import Images, Labels, Split
 from genlib.data.batches import resident, to_float
 from genlib.errors import GenlibError
+from genlib.features.classifiers import Classifier, build
 from genlib.files import digest, write_bytes
-from genlib.nets import weights
+from genlib.models import weights
 from genlib.settings import FeatureSettings, Frozen
 
 _BATCH = 500

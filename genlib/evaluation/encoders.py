@@ -16,8 +16,7 @@ from genlib.metrics.pca import fit_pca
 from genlib.metrics.reconstruction import image_mse, mean_psnr
 from genlib.metrics.structure import image_ssim
 from genlib.models import Model
-from genlib.objectives._losses import latent_loss
-from genlib.objectives._posterior import reparameterize
+from genlib.objectives._shared import latent_loss, reparameterize
 from genlib.settings import ImportanceSettings
 
 _BATCH = 500

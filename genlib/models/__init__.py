@@ -17,7 +17,7 @@ from genlib.data.arrays import Images
 from genlib.data.batches import to_float, to_uint8
 from genlib.errors import GenlibError
 from genlib.files import write_bytes
-from genlib.nets import weights
+from genlib.models import weights
 from genlib.settings import Count, Frozen, Name, RunSettings, Seed
 
 _AVERAGED, _BEST = "averaged", "best"
