@@ -65,7 +65,7 @@ def test_settings_tried_are_read_from_their_file(tmp_path: Path) -> None:
         ("<!-- numbers: digits-ae -->\n<!-- end -->\n", r"settings\.json: no such file .*dvc repro train@digits-ae"),
         (
             "<!-- trials: digits-ae -->\n<!-- end -->\n",
-            r"digits-ae\.csv: no such file; .* stages\.trials digits-ae --csv",
+            r"digits-ae\.csv: no such file; .* stages\.trials RUN --csv .*digits-ae\.csv",
         ),
         ("<!-- nombers: digits-ae -->\n<!-- end -->\n", "<!-- nombers: ... -->: no such kind"),
     ],

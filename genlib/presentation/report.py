@@ -2,7 +2,7 @@
 
 A block begins with a line `<!-- KIND: NAME ... -->` and ends with `<!-- end -->`; what is between is replaced. Kinds:
 `numbers` (runs on one dataset side by side, with floor and ceiling), `trainings` (what each run took), `trials` (the
-settings tried for one run, from docs/trials/<run>.csv).
+settings tried for one run, from the table docs/trials/<name>.csv).
 """
 
 import csv
@@ -45,14 +45,14 @@ def fill(markdown: str, runs: Mapping[str, RunSettings], root: Path) -> str:
 def _rows(kind: str, names: Sequence[str], runs: Mapping[str, RunSettings], root: Path) -> Iterator[Sequence[str]]:
     if kind not in ("numbers", "trainings", "trials"):
         raise GenlibError(f"<!-- {kind}: ... -->: no such kind of block; there are numbers, trainings and trials")
-    for name in names:
-        if name not in runs:
-            raise GenlibError(f"<!-- {kind}: {name} -->: no such run in params.yaml; name one of {', '.join(runs)}")
     if kind == "trials":
         path = root / "docs/trials" / f"{names[0]}.csv"
         if not path.is_file():
-            raise GenlibError(f"{path}: no such file; python -m stages.trials {names[0]} --csv writes it")
+            raise GenlibError(f"{path}: no such file; python -m stages.trials RUN --csv {path} writes it")
         return _trials(path)
+    for name in names:
+        if name not in runs:
+            raise GenlibError(f"<!-- {kind}: {name} -->: no such run in params.yaml; name one of {', '.join(runs)}")
     lanes = {name: runs[name].lane for name in names}
     results = {
         name: read_run(name, root / "runs" / lane / name, root / "metrics" / lane / f"{name}.json")
