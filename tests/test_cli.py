@@ -35,6 +35,8 @@ COMMANDS = [module.name for module in pkgutil.iter_modules(stages.__path__) if m
 INTERRUPT = """
 import os, signal
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # what a shell starts in the background ignores it
+
 class Interrupting:
     def find_spec(self, name, *_):
         if name == "pydantic":
