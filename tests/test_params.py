@@ -70,7 +70,7 @@ def test_a_run_is_its_models_section_overlaid_with_its_own_lines(raw: dict[str, 
     everything = parse(raw)
     own, other = everything.run("mnist-gan"), everything.run("digits-gan")
     assert isinstance(own, GanSettings)
-    assert (own.lr, own.epochs, own.dropout) == (0.5, 11, raw["gan"]["dropout"])
+    assert (own.lr, own.epochs, own.real_label) == (0.5, 11, raw["gan"]["real_label"])
     assert (other.lr, other.epochs) == (0.25, raw["runs"]["digits-gan"]["epochs"])
     vae = everything.run("mnist-vae")
     assert isinstance(vae, VaeSettings)
