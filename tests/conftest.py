@@ -1,9 +1,9 @@
-"""What several test files need: small settings, an easy set of images, a project folder of its own."""
+"""What several test files need: small settings, an easy set of images, one thread, a project folder of its own."""
 
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,16 @@ def bars() -> Callable[[int], NDArray[np.uint8]]:
         return images
 
     return draw
+
+
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture
