@@ -307,7 +307,7 @@ def doctor(project: Project, status: int = 0, **environment: str) -> str:
 
 def test_a_whole_project_is_well_and_its_changes_are_named(repository: Project) -> None:
     settings = repository.folder / "params.yaml"
-    changed = settings.read_text().replace("beta1: 0.5", "beta1: 0.6")
+    changed = settings.read_text().replace("beta1: 0.0", "beta1: 0.1")
     settings.write_text(changed)
     (repository.folder / "runs" / "demo" / "digits-ae" / "samples.npy").unlink()
     lines = doctor(repository).splitlines()
