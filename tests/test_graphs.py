@@ -1,6 +1,6 @@
 """A step as a CUDA graph: on a GPU it is the plain step; what guards it is tested without one, too."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ SHAPE = (1, 28, 28)
 IDENTITY = {"test": 1}
 STEPS, BATCH, HELD_OUT = 100, 10, 11
 
+pytestmark = pytest.mark.usefixtures("one_thread")
 needs_cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 Small = Callable[..., RunSettings]
@@ -36,14 +37,6 @@ KINDS: dict[str, dict[str, Any]] = {
     "bernoulli_vae": {"lr_halflife_images": 500.0},
     "gan": {"dropout": 0.4, "ema_halflife_images": 15.0},
 }
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture
