@@ -104,10 +104,7 @@ def train_bernoulli_vae(networks: Networks, batches: Iterable[Tensor], settings:
     """A variational autoencoder of images binarised at random, with a learning rate that falls."""
     encoder, decoder = networks["encoder"], networks["decoder"]
     optimizer = Adam([*encoder.parameters(), *decoder.parameters()], lr=settings.lr)
-    halflife = settings.lr_halflife_images
-    scheduler = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: 0.5 ** (step * settings.batch_size / halflife) if halflife else 1.0
-    )
+    scheduler = falling(optimizer, settings)
     for grey in batches:
         optimizer.zero_grad()
         x = (torch.rand_like(grey) < grey).float()
@@ -122,12 +119,21 @@ def train_bernoulli_vae(networks: Networks, batches: Iterable[Tensor], settings:
         yield {"generation": error.item(), "latent": kld.item(), "total": loss.item()}
 
 
+def falling(optimizer: Adam, settings: Any) -> torch.optim.lr_scheduler.LRScheduler:
+    """A learning rate that halves with every so many images, or stays."""
+    halflife = settings.lr_halflife_images
+    return torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: 0.5 ** (step * settings.batch_size / halflife) if halflife else 1.0
+    )
+
+
 def train_gan(networks: Networks, batches: Iterable[Tensor], settings: Any) -> Iterator[Losses]:
     """A GAN: the discriminator on real and generated images, then the generator through the discriminator."""
     generator, discriminator = networks["generator"], networks["discriminator"]
     betas = (settings.beta1, 0.999)
     optimizer_d = Adam(discriminator.parameters(), lr=settings.lr, betas=betas)
     optimizer_g = Adam(generator.parameters(), lr=settings.lr, betas=betas)
+    schedulers = [falling(each, settings) for each in (optimizer_d, optimizer_g)] if settings.lr_halflife_images else []
     criterion = nn.BCEWithLogitsLoss()
     for x in batches:
         x = x * 2 - 1
@@ -145,6 +151,8 @@ def train_gan(networks: Networks, batches: Iterable[Tensor], settings: Any) -> I
         loss_g = criterion(discriminator(generated), torch.ones(len(x)))
         loss_g.backward()
         optimizer_g.step()
+        for scheduler in schedulers:
+            scheduler.step()
         yield {
             "discriminator": loss_d.item(),
             "generator": loss_g.item(),

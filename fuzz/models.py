@@ -18,7 +18,14 @@ SHARED: dict[str, Any] = {
     **{"lane": "demo", "dataset": "digits", "features": "digits", "latent_dim": 2, "width": 1, "epochs": 2},
     **{"batch_size": 10, "flip": False, "lr": 1e-3, "ema_halflife_images": None, "precision": "float32"},
 }
-GAN = {"discriminator_width": 1, "dropout": 0.3, "leaky_slope": 0.3, "real_label": 1.0, "beta1": 0.5}
+GAN = {
+    "discriminator_width": 1,
+    "dropout": 0.3,
+    "leaky_slope": 0.3,
+    "real_label": 1.0,
+    "beta1": 0.5,
+    "lr_halflife_images": None,
+}
 KINDS: list[tuple[dict[str, Any], tuple[int, int, int]]] = [
     ({"model": "vae", "net": "deck28", "output": "sigmoid", "beta": 1.0}, (1, 28, 28)),
     ({"model": "gan", "net": "dcgan", **GAN}, (3, 32, 32)),

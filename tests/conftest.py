@@ -50,7 +50,14 @@ _OWN: dict[str, dict[str, Any]] = {
     "ae": {"output": "sigmoid", "noise": 0.0},
     "vae": {"output": "sigmoid", "beta": 1.0},
     "bernoulli_vae": {"lr_halflife_images": None},
-    "gan": {"discriminator_width": 2, "dropout": 0.3, "leaky_slope": 0.3, "real_label": 1.0, "beta1": 0.5},
+    "gan": {
+        "discriminator_width": 2,
+        "dropout": 0.3,
+        "leaky_slope": 0.3,
+        "real_label": 1.0,
+        "beta1": 0.5,
+        "lr_halflife_images": None,
+    },
 }
 
 

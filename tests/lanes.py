@@ -119,7 +119,14 @@ _COMMON |= {"flip": False, "lr": 2e-3, "ema_halflife_images": None, "precision":
 _OWN: dict[str, dict[str, Any]] = {
     "ae": {"output": "sigmoid", "noise": 0.0},
     "vae": {"output": "sigmoid", "beta": 1.0},
-    "gan": {"discriminator_width": 4, "dropout": 0.3, "leaky_slope": 0.3, "real_label": 1.0, "beta1": 0.5},
+    "gan": {
+        "discriminator_width": 4,
+        "dropout": 0.3,
+        "leaky_slope": 0.3,
+        "real_label": 1.0,
+        "beta1": 0.5,
+        "lr_halflife_images": None,
+    },
 }
 TRAINED: dict[str, dict[str, Any]] = {
     "digits-ae": {"model": "ae"},

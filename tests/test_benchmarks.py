@@ -26,7 +26,7 @@ OWN: dict[str, dict[str, Any]] = {
     "ae": {"noise": 0.3},
     "vae": {"beta": 2.0},
     "bernoulli_vae": {"lr_halflife_images": 50.0},
-    "gan": {"dropout": 0.0, "real_label": 0.9},
+    "gan": {"dropout": 0.0, "real_label": 0.9, "lr_halflife_images": 50.0},
 }
 
 

@@ -122,30 +122,6 @@ def test_a_step_follows_the_total_and_reports_what_was_before_it() -> None:
         torch.testing.assert_close(loss, losses[name].mean().detach())
 
 
-def test_the_learning_rate_halves_with_so_many_images() -> None:
-    settings = made(lr=0.25, lr_halflife_images=20, batch_size=10)
-    networks = built(settings)
-    adam = bernoulli_vae.optimizer("autoencoder", networks, settings)
-    rates = []
-    for _ in range(5):
-        bernoulli_vae.train_step(networks, {"autoencoder": adam}, grey(10), rng.generator(0, "n"), settings)
-        rates.append(adam.param_groups[0]["lr"])
-    assert rates == pytest.approx([0.25, 0.25 / 2**0.5, 0.125, 0.125 / 2**0.5, 0.0625])
-    assert bernoulli_vae.learning_rate(1e6, made(lr=0.25)) == 0.25  # None: it stays
-
-
-def test_a_resumed_training_goes_on_at_its_learning_rate() -> None:
-    settings = made(lr=0.25, lr_halflife_images=20, batch_size=10)
-    networks = built(settings)
-    adam = bernoulli_vae.optimizer("autoencoder", networks, settings)
-    for _ in range(3):
-        bernoulli_vae.train_step(networks, {"autoencoder": adam}, grey(10), rng.generator(0, "n"), settings)
-    resumed = bernoulli_vae.optimizer("autoencoder", networks, settings)
-    resumed.load_state_dict(adam.state_dict())
-    bernoulli_vae.train_step(networks, {"autoencoder": resumed}, grey(10), rng.generator(0, "n"), settings)
-    assert resumed.param_groups[0]["lr"] == pytest.approx(0.125 / 2**0.5)
-
-
 def test_what_is_drawn_are_probabilities() -> None:
     networks = built(made())
     expected = torch.sigmoid(networks["decoder"](codes()))

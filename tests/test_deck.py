@@ -66,7 +66,9 @@ def test_results_say_where_they_come_from(deck: Deck) -> None:
     assert silent == ["start", "future-work"]
     made = next(slide for slide in deck.slides if slide.id == "gan").provenance[0]
     assert made.run == "digits-gan"
-    assert "epochs 2, batch 10, lr 0.002" in made.shared
+    assert (
+        "epochs 2, batch 10, lr 0.002, beta1 0.5, width 4, code 4, real label 1, dropout 0.3, slope 0.3" in made.shared
+    )
     assert "seed 0; 600 training images, drawn digits from a mirror" in made.shared
     assert made.own == "commit 0123456789ab with uncommitted changes, 2 CPU cores, 2025-03-09, 3 min 20 s"
 

@@ -41,7 +41,14 @@ _SETTINGS: dict[str, Any] = {
     **{"lane": "demo", "dataset": "digits", "features": "digits", "net": "dcgan", "latent_dim": 5, "width": 2},
     **{"epochs": 2, "batch_size": 6, "flip": True, "lr": 1e-3, "ema_halflife_images": None, "precision": "float32"},
 }
-_GAN: dict[str, Any] = {"discriminator_width": 3, "dropout": 0.3, "leaky_slope": 0.2, "real_label": 0.9, "beta1": 0.5}
+_GAN: dict[str, Any] = {
+    "discriminator_width": 3,
+    "dropout": 0.3,
+    "leaky_slope": 0.2,
+    "real_label": 0.9,
+    "beta1": 0.5,
+    "lr_halflife_images": None,
+}
 
 
 def task(model: str, spoilt: str = "", unaware: bool = False, **changes: Any) -> dict[str, Any]:
@@ -52,7 +59,7 @@ TASKS = {
     "ae": task("ae", output="sigmoid", noise=0.3),
     "vae": task("vae", output="sigmoid", beta=1.0),
     "bernoulli_vae": task("bernoulli_vae", net="mlp", lr_halflife_images=20.0),
-    "gan": task("gan", ema_halflife_images=15.0, **_GAN),
+    "gan": task("gan", ema_halflife_images=15.0, **_GAN | {"lr_halflife_images": 20.0}),
     "unaware": task("gan", unaware=True, **_GAN),
 }
 SPOILT = {what: task("gan", what, **_GAN) for what in ("noise", "dropout", "batch norm", "gradients")}

@@ -100,7 +100,13 @@ def tiny(own: dict[str, Any]) -> RunSettings:
     of_model: dict[str, dict[str, Any]] = {
         "ae": {"output": "sigmoid", "noise": 0.0},
         "vae": {"output": "sigmoid", "beta": 1.0},
-        "gan": {"discriminator_width": 2, "leaky_slope": 0.2, "real_label": 1.0, "beta1": 0.5},
+        "gan": {
+            "discriminator_width": 2,
+            "leaky_slope": 0.2,
+            "real_label": 1.0,
+            "beta1": 0.5,
+            "lr_halflife_images": None,
+        },
     }
     return objectives.get(own["model"]).Settings.model_validate(common | of_model[own["model"]] | own)
 

@@ -51,6 +51,15 @@ def step(settings: RunSettings, seed: int = 0) -> tuple[dict[str, nn.Module], di
     return networks, losses
 
 
+def train(settings: RunSettings, networks: dict[str, nn.Module], optimizers: dict[str, torch.optim.Optimizer]) -> None:
+    batch, noise = images(settings.batch_size), rng.generator(0, "noise")
+    objectives.get(settings.model).train_step(networks, optimizers, batch, noise, settings)
+
+
+def rates(optimizers: dict[str, torch.optim.Optimizer]) -> list[float]:
+    return [group["lr"] for optimizer in optimizers.values() for group in optimizer.param_groups]
+
+
 @pytest.mark.parametrize("model", objectives.names())
 def test_an_objective_is_what_the_protocol_lists(model: str, small: Small) -> None:
     objective, settings = objectives.get(model), small(model)
@@ -92,6 +101,37 @@ def test_adam_has_the_settings(small: Small) -> None:
         assert optimizer.defaults["lr"] == 0.25
         assert optimizer.defaults["betas"] == (0.125, 0.999)
     assert built(small("vae", lr=0.25))[1]["autoencoder"].defaults["lr"] == 0.25
+
+
+@pytest.mark.parametrize("model", ["bernoulli_vae", "gan"])
+def test_the_learning_rate_halves_with_so_many_images(model: str, small: Small) -> None:
+    settings = small(model, lr=0.25, lr_halflife_images=20, batch_size=10)
+    networks, optimizers = built(settings)
+    for expected in (0.25, 0.25 / 2**0.5, 0.125, 0.125 / 2**0.5, 0.0625):
+        train(settings, networks, optimizers)
+        assert rates(optimizers) == pytest.approx([expected] * len(optimizers))
+
+
+@pytest.mark.parametrize("model", ["bernoulli_vae", "gan"])
+def test_the_learning_rate_stays_without_a_half_life(model: str, small: Small) -> None:
+    settings = small(model, lr=0.25, lr_halflife_images=None, batch_size=10)
+    networks, optimizers = built(settings)
+    for _ in range(3):
+        train(settings, networks, optimizers)
+        assert rates(optimizers) == [0.25] * len(optimizers)
+
+
+@pytest.mark.parametrize("model", ["bernoulli_vae", "gan"])
+def test_a_resumed_training_goes_on_at_its_learning_rate(model: str, small: Small) -> None:
+    settings = small(model, lr=0.25, lr_halflife_images=20, batch_size=10)
+    networks, optimizers = built(settings)
+    for _ in range(3):
+        train(settings, networks, optimizers)
+    networks, resumed = built(settings)
+    for player, optimizer in resumed.items():
+        optimizer.load_state_dict(optimizers[player].state_dict())
+    train(settings, networks, resumed)
+    assert rates(resumed) == pytest.approx([0.125 / 2**0.5] * len(resumed))
 
 
 def test_generation_loss_is_the_summed_squared_error() -> None:

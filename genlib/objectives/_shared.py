@@ -3,12 +3,24 @@
 Losses are one value per image, summed over what an image has; the batch mean is taken by the caller.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
+    from torch.optim import Optimizer
 
     from genlib.objectives import Networks
+
+
+class Falling(Protocol):
+    """Settings of a learning rate that falls as training goes on."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def lr(self) -> float: ...
+    @property
+    def lr_halflife_images(self) -> float | None: ...
 
 
 def generation_loss(images: "Tensor", reconstructions: "Tensor") -> "Tensor":
@@ -58,3 +70,35 @@ def reparameterize(mean: "Tensor", log_variance: "Tensor", rng: "Generator") -> 
 def encode(networks: "Networks", images: "Tensor") -> "Tensor":
     """Images B C H W to the means of their codes, B Z."""
     return posterior(networks, images)[0]
+
+
+def learning_rate(images_seen: "float | Tensor", settings: Falling) -> "float | Tensor":
+    """That of the step after `images_seen` training images; of a tensor a tensor.
+
+    It is `lr` at first and halves with every `lr_halflife_images` images; None: it stays.
+    """
+    if settings.lr_halflife_images is None:
+        return settings.lr
+    rate: float | Tensor = settings.lr * 0.5 ** (images_seen / settings.lr_halflife_images)
+    return rate
+
+
+def lower_rate(adam: "Optimizer", settings: Falling) -> None:
+    """Give `adam` the learning rate of its next step."""
+    if settings.lr_halflife_images is None:
+        return
+    rate = learning_rate(_steps(adam) * settings.batch_size, settings)
+    for group in adam.param_groups:
+        group["lr"] = rate
+
+
+def _steps(adam: "Optimizer") -> "float | Tensor":
+    """Steps taken so far: Adam counts them in its state, so that a resumed training goes on where it was.
+
+    A GPU's count stays on it: to read it is to wait for it, and in a graph of the step a number would not change.
+    """
+    state = adam.state.get(adam.param_groups[0]["params"][0])
+    if not state:
+        return 0.0
+    count: Tensor = state["step"]
+    return count if count.is_cuda else float(count)

@@ -12,7 +12,7 @@ from pydantic import PositiveFloat
 
 from genlib import nets
 from genlib.objectives import _shared
-from genlib.objectives._shared import latent_loss, reparameterize
+from genlib.objectives._shared import latent_loss, lower_rate, reparameterize
 from genlib.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -60,30 +60,9 @@ def train_step(
     losses = {name: loss.mean() for name, loss in heldout_losses(networks, images, rng, settings).items()}
     adam.zero_grad(set_to_none=True)
     losses["total"].backward()
-    for group in adam.param_groups:
-        group["lr"] = learning_rate(_steps(adam) * settings.batch_size, settings)
+    lower_rate(adam, settings)
     adam.step()
     return {name: loss.detach() for name, loss in losses.items()}
-
-
-def learning_rate(images_seen: "float | Tensor", settings: Settings) -> "float | Tensor":
-    """That of the step after `images_seen` training images; of a tensor a tensor."""
-    if settings.lr_halflife_images is None:
-        return settings.lr
-    rate: float | Tensor = settings.lr * 0.5 ** (images_seen / settings.lr_halflife_images)
-    return rate
-
-
-def _steps(adam: "Optimizer") -> "float | Tensor":
-    """Steps taken so far: Adam counts them in its state, so that a resumed training goes on where it was.
-
-    A GPU's count stays on it: to read it is to wait for it, and in a graph of the step a number would not change.
-    """
-    state = adam.state.get(adam.param_groups[0]["params"][0])
-    if not state:
-        return 0.0
-    count: Tensor = state["step"]
-    return count if count.is_cuda else float(count)
 
 
 def heldout_losses(networks: "Networks", images: "Tensor", rng: "Generator", settings: Settings) -> "dict[str, Tensor]":

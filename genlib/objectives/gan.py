@@ -6,10 +6,10 @@ Networks work on pixels in -1..1.
 
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import Field
+from pydantic import Field, PositiveFloat
 
 from genlib import nets
-from genlib.objectives._shared import wide
+from genlib.objectives._shared import lower_rate, wide
 from genlib.settings import RunSettings
 
 if TYPE_CHECKING:
@@ -27,7 +27,8 @@ JUDGED = True
 class Settings(RunSettings):
     """`real_label`: the discriminator's target on real images; below 1 it is one-sided smoothing (Salimans 2016).
 
-    `width` is the generator's, `discriminator_width` the discriminator's.
+    `width` is the generator's, `discriminator_width` the discriminator's. `lr`: of both players' first step;
+    `lr_halflife_images`: it halves with every so many training images; None: it stays.
     """
 
     discriminator_width: Annotated[int, Field(ge=1, le=1024)]
@@ -35,6 +36,7 @@ class Settings(RunSettings):
     leaky_slope: Annotated[float, Field(ge=0, lt=1)]
     real_label: Annotated[float, Field(gt=0.5, le=1)]
     beta1: Annotated[float, Field(ge=0, lt=1)]
+    lr_halflife_images: PositiveFloat | None
 
 
 def build(settings: Settings, shape: nets.Shape) -> "dict[str, nn.Module]":
@@ -92,6 +94,7 @@ def train_step(
     loss_d = discriminator_loss(real_logits, fake_logits, settings.real_label).mean()
     optimizers["discriminator"].zero_grad(set_to_none=True)
     loss_d.backward()
+    lower_rate(optimizers["discriminator"], settings)
     optimizers["discriminator"].step()
 
     # The generator moves; the error passes through the discriminator, whose weights take no gradient.
@@ -99,6 +102,7 @@ def train_step(
     loss_g = generator_loss(wide(discriminator(fake))).mean()
     optimizers["generator"].zero_grad(set_to_none=True)
     loss_g.backward()
+    lower_rate(optimizers["generator"], settings)
     optimizers["generator"].step()
     discriminator.requires_grad_(True)
 

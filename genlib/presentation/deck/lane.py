@@ -17,8 +17,15 @@ from genlib.settings import RunSettings
 _SMALL_SIDE = 40
 _PARTS = ("Conv2d", "ConvTranspose2d", "Linear")
 _HIDDEN = ("Flatten", "Identity")
-_MATTERS = ("epochs", "batch_size", "lr", "width", "latent_dim", "output", "beta", "noise", "real_label", "dropout")
-_WORDS = {"latent_dim": "code", "batch_size": "batch", "real_label": "real label"}
+_MATTERS = (
+    *("epochs", "batch_size", "lr", "lr_halflife_images", "beta1", "width", "latent_dim", "output", "beta", "noise"),
+    *("real_label", "dropout", "leaky_slope", "ema_halflife_images"),
+)
+_WORDS = {
+    **{"latent_dim": "code", "batch_size": "batch", "real_label": "real label", "leaky_slope": "slope"},
+    **{"lr_halflife_images": "halved every", "ema_halflife_images": "average of"},
+}
+_UNITS = {"lr_halflife_images": " images", "ema_halflife_images": " images"}
 
 
 @dataclass(frozen=True)
@@ -206,12 +213,21 @@ def provenance(runs: Sequence[Run | None]) -> tuple[Provenance, ...]:
 def _provenance(run: Run) -> Provenance:
     made, card = run.results.provenance, run.card
     settings = run.settings.model_dump()
-    said = [f"{_WORDS.get(key, key)} {text.value(settings[key])}" for key in _MATTERS if settings.get(key)]
+    said = [
+        f"{_WORDS.get(key, key)} {text.value(settings[key])}{_UNITS.get(key, '')}"
+        for key in _MATTERS
+        if _shown(key, settings)
+    ]
     seed = text.value(run.results.settings["seed"])
     shared = f"{', '.join(said)}; seed {seed}; {text.number(card.counts['train'])} training images, {origin(card)}"
     commit = (made.commit or "unknown")[:12] + (" with uncommitted changes" if made.dirty else "")
     own = f"commit {commit}, {made.hardware}, {text.date(made.date)}, {text.duration(made.seconds)}"
     return Provenance(run.name, shared, own)
+
+
+def _shown(key: str, settings: Mapping[str, object]) -> bool:
+    """What is off is left out; a first moment of 0 is a choice."""
+    return bool(settings.get(key)) or (key == "beta1" and key in settings)
 
 
 def origin(card: Card) -> str:
