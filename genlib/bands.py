@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from genlib.comparison import Result, mean_and_std
 from genlib.errors import GenlibError
-from genlib.experiments import in_experiments, in_workspace, used_params
+from genlib.experiments import in_experiments, in_metrics, in_workspace, used_params
 from genlib.files import digest, read_json, write_json
 from genlib.params import Params
 
@@ -33,13 +33,14 @@ ABOUT = (
     "reference (python -m stages.verify --record): the training behind metrics/<lane>/<run>.json, the file with the",
     "sha256 metrics_sha256. Where processor, device, threads, processes, torch and cuda are the same, equality holds.",
     "",
-    "measured (python -m stages.verify --measure): from the results named, those of the workspace and of DVC's",
-    "experiments that have its params and code and differ from it in seed or threads only. A band is the 99 %",
-    "prediction interval for one further value: mean +- t * s * sqrt(1 + 1/n), t being the 0.995 quantile of Student's",
-    "distribution with n - 1 degrees of freedom. So it holds the spread from seed to seed, and that of rounding:",
-    "another number of threads rounds sums differently, as another machine does, and stands in for the spread from",
-    "device to device as long as no second kind of machine was at hand; results of other processors count alike.",
-    "It is wider by 1e-4 of the largest value, for roundings that did not show here. Fewer than 3 values: no band.",
+    "measured (python -m stages.verify --measure): from the results named, those of the workspace (of metrics/, in a",
+    "clone where the run was not made) and of DVC's experiments that have its params and code and differ from it in",
+    "seed or threads only. A band is the 99 % prediction interval for a further value: mean +- t * s * sqrt(1 + 1/n),",
+    "t being the 0.995 quantile of Student's distribution with n - 1 degrees of freedom. So it holds the spread from",
+    "seed to seed, and that of rounding: another number of threads rounds sums differently, as another machine does,",
+    "and stands in for the spread from device to device as long as no second kind of machine was at hand; results of",
+    "other processors count alike. It is wider by 1e-4 of the largest value, for roundings that did not show here.",
+    "Fewer than 3 values: no band.",
     "params: digest of the settings the bands are for.",
 )
 
@@ -191,7 +192,7 @@ def measure(old: Bands, everything: Params, raw: Mapping[str, Any], rev: str) ->
     for name, settings in everything.runs.items():
         run, params = f"{settings.lane}/{name}", settings_digest(everything, raw, name)
         measured = old.of(run).measured
-        results, left_out = repetitions(name, rev)
+        results, left_out = repetitions(run, rev, old.of(run).reference)
         if len(results) >= FEWEST:
             wanted = read_json(Path("metrics") / f"{run}.json")
             found = {metric: band_of(_values(results, metric)) for metric in wanted}
@@ -213,25 +214,44 @@ def measure(old: Bands, everything: Params, raw: Mapping[str, Any], rev: str) ->
     return Bands(runs=runs), notes
 
 
-def repetitions(run: str, rev: str) -> tuple[list[Result], list[str]]:
-    """The workspace's result of a run and those that differ from it in seed or threads only; notes on others.
+def repetitions(run: str, rev: str, reference: Reference | None) -> tuple[list[Result], list[str]]:
+    """The workspace's result of `<lane>/<run>` and those that differ from it in seed or threads only; notes on others.
 
-    The same result (seed, threads, metrics) counts once. No result if that of the workspace is not up to date.
+    The same result (seed, threads, metrics) counts once. Where the run's outputs are not here, its metrics file is the
+    workspace's result, with the images that `reference` is of. No result if that of the workspace is not up to date.
     """
+    name, images = run.split("/")[1], None
     try:
-        first = in_workspace(run)
+        if (Path("runs") / run / "evaluation.json").is_file():
+            first = in_workspace(name)
+        else:
+            first, images = in_metrics(name), _images_of(run, reference)
     except GenlibError as error:
         return [], [f"workspace: left out: {error}"]
-    others, notes = in_experiments(run, rev)
+    others, notes = in_experiments(name, rev)
     results, seen = [first], {_identity(first)}
     for other in others:
-        different = _difference(first, other)
-        if different is not None:
+        different = _difference(first, other) or (images and _other_images(images, other))
+        if different:
             notes.append(f"{other.name}: left out: {different}")
         elif _identity(other) not in seen:
             results.append(other)
             seen.add(_identity(other))
     return results, notes
+
+
+def _images_of(run: str, reference: Reference | None) -> str:
+    """What a committed metrics file was measured on, in the words of `environment`."""
+    path = Path("metrics") / f"{run}.json"
+    if reference is None or reference.metrics_sha256 != digest(path):
+        raise GenlibError(f"{path}: {PATH} does not say which training it is from, and runs/{run} is not here")
+    return reference.environment["data"]
+
+
+def _other_images(images: str, other: Result) -> str | None:
+    """That a result is of other images than those, if it is."""
+    own = ", ".join(f"{split} {str(other.card.get(f'images.{split}_sha256'))[:8]}" for split in ("train", "test"))
+    return None if images.endswith(own) else f"its images are {own}, and {images} here"
 
 
 def _difference(first: Result, other: Result) -> str | None:

@@ -32,6 +32,14 @@ def in_workspace(run: str) -> Result:
     return from_workspace(lambda *revision: _result(run, *revision))
 
 
+def in_metrics(run: str) -> Result:
+    """The result of a run whose outputs are not here, as in a fresh clone: from its metrics file, as dvc.lock names it.
+
+    It has no card. GenlibError if params.yaml or a file was changed since, so that they do not belong together.
+    """
+    return from_workspace(lambda *revision: _committed(run, *revision))
+
+
 def in_experiments(run: str, rev: str, left_out: Sequence[str] = ()) -> tuple[list[Result], list[str]]:
     """The results of a run in DVC's experiments on the commit `rev`; and a note on each that has none to give.
 
@@ -156,6 +164,18 @@ def _result(run: str, name: str, yaml: str, lock: str, load: Load) -> Result:
     except ValueError as error:
         raise GenlibError(f"{name}: {path}: not valid JSON ({error}); run dvc repro") from error
     return result_of(everything, path, name, run, of.raw["seed"], {**of.used, **of.code}, of.places)
+
+
+def _committed(run: str, name: str, yaml: str, lock: str, load: Load) -> Result:
+    of = made(name, "evaluate", run, yaml, lock)
+    path = f"metrics/{of.used['lane']}/{run}.json"
+    try:
+        metrics = json.loads(load(path, of.outs[path]))
+    except (KeyError, ValueError) as error:
+        raise GenlibError(f"{path}: not the output of evaluate@{run} in dvc.lock; run dvc repro") from error
+    spreads = {key.removesuffix("_std"): {"std": value} for key, value in metrics.items() if key.endswith("_std")}
+    everything = {"run": run, "metrics": metrics, "card": {"seed": of.raw["seed"]}, "spreads": spreads}
+    return result_of(everything, path, name, run, None, {**of.used, **of.code}, of.places)
 
 
 @lru_cache(maxsize=64)

@@ -234,6 +234,9 @@ def project(alone: Path, raw: dict[str, Any]) -> Project:
     path = Path("runs/demo/digits-gan/evaluation.json")
     path.parent.mkdir(parents=True)
     path.write_bytes(metrics)
+    committed = Path("metrics/demo/digits-gan.json")
+    committed.parent.mkdir(parents=True)
+    committed.write_text('{"fid": 2.0, "fid_std": 0.25}')
 
     def make(trained_with: float = raw["gan"]["lr"], evaluated: str = "m1", measured: str | None = None) -> None:
         model = "runs/demo/digits-gan/model.safetensors"
@@ -244,7 +247,10 @@ def project(alone: Path, raw: dict[str, Any]) -> Project:
         }
         evaluate = {
             "deps": [{"path": model, "md5": evaluated}],
-            "outs": [{"path": str(path), "md5": measured or md5(metrics).hexdigest()}],
+            "outs": [
+                {"path": str(path), "md5": measured or md5(metrics).hexdigest()},
+                {"path": str(committed), "md5": md5(committed.read_bytes()).hexdigest()},
+            ],
         }
         YAML().dump(raw, Path("params.yaml"))
         lock = {"stages": {"train@digits-gan": train, "evaluate@digits-gan": evaluate}}
@@ -280,6 +286,20 @@ def test_a_result_of_other_params_or_of_another_model_is_refused(
     project(**spoilt)
     with pytest.raises(GenlibError, match=said):
         experiments.in_workspace("digits-gan")
+
+
+def test_metrics_in_git_tell_of_a_run_that_is_not_here(project: Project) -> None:
+    project()
+    there = experiments.in_workspace("digits-gan")
+    Path("runs/demo/digits-gan/evaluation.json").unlink()
+    found = experiments.in_metrics("digits-gan")
+    assert (found.seed, found.metrics, found.spreads, found.params) == (0, {"fid": 2.0}, {"fid": 0.25}, there.params)
+    Path("metrics/demo/digits-gan.json").write_text('{"fid": 1.9, "fid_std": 0.25}')
+    with pytest.raises(GenlibError, match=r"metrics/demo/digits-gan.json: not the file that dvc.lock names"):
+        experiments.in_metrics("digits-gan")
+    Path("metrics/demo/digits-gan.json").unlink()
+    with pytest.raises(GenlibError, match=r"metrics/demo/digits-gan.json: no such file; run dvc repro"):
+        experiments.in_metrics("digits-gan")
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -483,8 +484,11 @@ def test_equal_values_are_a_narrow_band_and_two_values_none() -> None:
     assert bands.band_of([1.0, 2.0]) is None
 
 
-def result(name: str, seed: int = 0, threads: int = 1, lr: float = 1e-4, network: str = "aa", **told: float) -> Result:
+def result(
+    name: str, seed: int = 0, threads: int = 1, lr: float = 1e-4, network: str = "aa", images: str = "b", **told: float
+) -> Result:
     card = {"features.sha256": network, "samples": int(told.pop("samples", 1000)), "seed": seed}
+    card |= {"images.train_sha256": 12 * "a", "images.test_sha256": 12 * images}
     std = told.pop("std", 0.5)
     return Result(name, "digits-gan", seed, told, {"fid": std}, card, {"threads": threads, "lr": lr}, {})
 
@@ -492,15 +496,17 @@ def result(name: str, seed: int = 0, threads: int = 1, lr: float = 1e-4, network
 def with_experiments(monkeypatch: pytest.MonkeyPatch, *results: Result, run: str = "digits-gan") -> None:
     """The first is the workspace's; other runs have none."""
 
-    def in_workspace(name: str) -> Result:
+    def first(name: str) -> Result:
         if name != run:
             raise GenlibError(f"evaluate@{name} has not been run")
         return results[0]
 
-    monkeypatch.setattr(bands, "in_workspace", in_workspace)
+    monkeypatch.setattr(bands, "in_workspace", first)
+    monkeypatch.setattr(bands, "in_metrics", first)
     monkeypatch.setattr(bands, "in_experiments", lambda name, rev: (list(results[1:]), []))
 
 
+@pytest.mark.usefixtures("author")
 def test_repetitions_differ_in_seed_or_threads_only(monkeypatch: pytest.MonkeyPatch) -> None:
     results = [
         result("workspace", fid=10.0),
@@ -512,12 +518,38 @@ def test_repetitions_differ_in_seed_or_threads_only(monkeypatch: pytest.MonkeyPa
         result("fewer", seed=3, samples=500, fid=13.0),
     ]
     with_experiments(monkeypatch, *results)
-    found, notes = bands.repetitions("digits-gan", "HEAD")
+    found, notes = bands.repetitions(RUN, "HEAD", None)
     assert [one.name for one in found] == ["workspace", "processor", "s1", "t2"]
     assert notes == [
         "lr: left out: lr is 0.0002, and 0.0001 here",
         "fewer: left out: samples is 500, and 1000 here",
     ]
+
+
+@pytest.mark.usefixtures("author")
+def test_without_the_runs_outputs_its_committed_metrics_are_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the images are compared with those that bands.json names: metrics have no card."""
+    committed = replace(result("workspace", fid=10.0), card={"seed": 0})
+    others = [result("s1", seed=1, fid=11.0), result("other", seed=2, images="c", fid=12.0)]
+    with_experiments(monkeypatch, committed, *others)
+    Path(f"runs/{RUN}/evaluation.json").unlink()
+    reference = bands.load().of(RUN).reference
+    found, notes = bands.repetitions(RUN, "HEAD", reference)
+    assert [one.name for one in found] == ["workspace", "s1"]
+    images = "train aaaaaaaa, test"
+    assert notes == [
+        f"other: left out: its images are {images} cccccccc, and digits, drawn, {images} bbbbbbbb here",
+    ]
+    untold = f"workspace: left out: metrics/{RUN}.json: bands.json does not say which training it is from"
+    for unknown in (None, replaced(reference)):
+        found, notes = bands.repetitions(RUN, "HEAD", unknown)
+        assert found == []
+        assert notes == [f"{untold}, and runs/{RUN} is not here"]
+
+
+def replaced(reference: bands.Reference | None) -> bands.Reference:
+    assert reference is not None
+    return reference.model_copy(update={"metrics_sha256": "0"})
 
 
 def test_the_threads_are_among_a_results_params(raw: dict[str, Any]) -> None:
