@@ -26,6 +26,10 @@ FEWEST = 3
 ROUNDING = 1e-4
 """Share of the largest value by which a band is wider, for roundings that did not show where it was measured."""
 
+COUNTED = {"active_units": 1.0, "classes_covered": 0.2, "copied_share": 5e-4}
+"""What one more or one less is worth, of metrics that count: a number of the code, a class in one of five sets of
+samples, one of 2,000 samples. A band is wider by so much: counts that agree here may differ by one elsewhere."""
+
 ABOUT = (
     "What metrics/ does not say: where the committed numbers were made (reference), and how far from them a",
     "repetition on another machine may come out (measured). make verify reads it; two commands write it, no hand.",
@@ -39,8 +43,8 @@ ABOUT = (
     "t being the 0.995 quantile of Student's distribution with n - 1 degrees of freedom. So it holds the spread from",
     "seed to seed, and that of rounding: another number of threads rounds sums differently, as another machine does,",
     "and stands in for the spread from device to device as long as no second kind of machine was at hand; results of",
-    "other processors count alike. It is wider by 1e-4 of the largest value, for roundings that did not show here.",
-    "Fewer than 3 values: no band.",
+    "other processors count alike. It is wider by 1e-4 of the largest value, for roundings that did not show here, and",
+    "that of a count (active units, covered classes, share of copies) by one. Fewer than 3 values: no band.",
     "params: digest of the settings the bands are for.",
 )
 
@@ -195,7 +199,7 @@ def measure(old: Bands, everything: Params, raw: Mapping[str, Any], rev: str) ->
         results, left_out = repetitions(run, rev, old.of(run).reference)
         if len(results) >= FEWEST:
             wanted = read_json(Path("metrics") / f"{run}.json")
-            found = {metric: band_of(_values(results, metric)) for metric in wanted}
+            found = {metric: band_of(_values(results, metric), COUNTED.get(metric, 0.0)) for metric in wanted}
             measured = Measured(
                 params=params,
                 results=tuple(f"{each.name}: seed {each.seed}, threads {each.params['threads']}" for each in results),
@@ -268,10 +272,11 @@ def _difference(first: Result, other: Result) -> str | None:
     return None
 
 
-def band_of(values: Sequence[float]) -> Band | None:
+def band_of(values: Sequence[float], count: float = 0.0) -> Band | None:
     """The 99 % prediction interval for one further value (Student's t); None of fewer than `FEWEST` values.
 
-    Wider by `ROUNDING` of the largest value: equal values here need not be equal to the last digit elsewhere.
+    Wider by `ROUNDING` of the largest value: equal values here need not be equal to the last digit elsewhere. And by
+    `count`, what one more or one less is worth of a metric that counts.
     """
     n = len(values)
     if n < FEWEST:
@@ -279,7 +284,8 @@ def band_of(values: Sequence[float]) -> Band | None:
     mean, std = mean_and_std(values)
     from scipy.special import stdtrit  # three quarters of a second, which only this needs
 
-    reach = float(stdtrit(n - 1, 0.995)) * (std or 0.0) * math.sqrt(1 + 1 / n) + ROUNDING * max(map(abs, values))
+    reach = float(stdtrit(n - 1, 0.995)) * (std or 0.0) * math.sqrt(1 + 1 / n)
+    reach += ROUNDING * max(map(abs, values)) + count
     return Band(low=mean - reach, high=mean + reach, n=n)
 
 

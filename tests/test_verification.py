@@ -484,6 +484,23 @@ def test_equal_values_are_a_narrow_band_and_two_values_none() -> None:
     assert bands.band_of([1.0, 2.0]) is None
 
 
+@pytest.mark.parametrize(
+    ("metric", "values", "inside", "outside"),
+    [
+        ("active_units", [20.0, 20.0, 20.0], 19.0, 18.0),
+        ("classes_covered", [10.0, 10.0, 10.0], 9.8, 9.6),
+        ("copied_share", [0.0, 0.0, 0.0], 0.0005, 0.001),
+    ],
+)
+def test_counts_that_agree_may_differ_by_one_elsewhere(
+    metric: str, values: list[float], inside: float, outside: float
+) -> None:
+    band = bands.band_of(values, bands.COUNTED[metric])
+    assert band is not None
+    assert band.low <= inside <= band.high
+    assert not band.low <= outside <= band.high
+
+
 def result(
     name: str, seed: int = 0, threads: int = 1, lr: float = 1e-4, network: str = "aa", images: str = "b", **told: float
 ) -> Result:
