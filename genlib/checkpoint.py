@@ -22,7 +22,7 @@ from safetensors.torch import save as save_tensors
 from torch import Tensor
 
 from genlib.claims import claimed
-from genlib.device import processor
+from genlib.device import cuda_libraries, processor
 from genlib.distributed import ALONE, Team
 from genlib.errors import GenlibError
 from genlib.files import digest, write_bytes
@@ -51,7 +51,8 @@ class _Group(Frozen):
 class _Metadata(Frozen):
     """What a state holds besides tensors.
 
-    `groups`: of each optimizer, the numbers of its parameter groups that training may have changed.
+    `groups`: of each optimizer, the numbers of its parameter groups that training may have changed. `graph`: whether
+    its steps were replayed from a CUDA graph.
     """
 
     fingerprint: str
@@ -61,6 +62,7 @@ class _Metadata(Frozen):
     history: _Rows
     steps: _Rows
     seconds: NonNegativeFloat
+    graph: bool = False
 
 
 class Keeper:
@@ -154,6 +156,7 @@ class Keeper:
             history=training.history,
             steps=training.steps,
             seconds=training.seconds,
+            graph=training.graph,
         )
         tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in _tensors(training).items()}
         return save_tensors(tensors, metadata={"genlib": metadata.model_dump_json()})
@@ -264,6 +267,9 @@ def _put(training: "Training", metadata: _Metadata, tensors: Mapping[str, Tensor
         kind: [frame for _, frame in sorted(_part(tensors, f"frames.{kind}.").items())] for kind in kinds
     }
     training.epoch, training.seconds = metadata.epoch, metadata.seconds
+    if training.graph and not metadata.graph:  # one training is of one kind of step
+        print("CUDA graph of a training step: not used, as it was not before; steps are launched one by one")
+        training.graph = False
     training.history, training.steps = metadata.history, metadata.steps
     training.best, training.best_epoch = _part(tensors, "best.") or None, metadata.best_epoch
 
@@ -316,6 +322,7 @@ def identity(
         "network": network,
         "code": {name: _source_digest(f"genlib.{name}") for name in modules},
         "torch": torch.__version__,
+        "cuda": cuda_libraries(device),
         "processor": processor(device),
         "processes": processes,
     }

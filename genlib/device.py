@@ -3,6 +3,7 @@
 import os
 import platform
 import subprocess
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,13 +16,16 @@ from genlib.errors import GenlibError
 from genlib.memory import keep_freed
 
 _OWN_OUTPUTS = (":!dvc.lock", ":!metrics")  # changed by every stage that ends; they decide nothing
+_LEAST_CAPABILITY = (8, 0)  # of GPUs that compute with TF32 and bf16
+_NOISE = ("This instance was constructed with capturable=True", "Synchronization debug mode is a prototype")  # torch's
 _IDENTITY = {"": "vendor_id", "family ": "cpu family", "model ": "model"}  # words before entries of /proc/cpuinfo
 
 
 def choose(threads: int) -> torch.device:
     """The device named by GENLIB_DEVICE (auto, cpu, cuda, cuda:N); auto is CUDA where there is one.
 
-    Also fixes what results would depend on otherwise: algorithms are deterministic, and torch and each BLAS that is
+    Also fixes what results would depend on otherwise: algorithms are deterministic, float32 is float32 on CUDA, too
+    (where convolutions are computed in TF32 unless torch is told otherwise), and torch and each BLAS that is
     loaded (numpy's; scipy's own, so import scipy.linalg before) use `threads` threads on the CPU, however many cores
     there are and whatever OMP_NUM_THREADS says: a sum is split among threads, so that their number decides how it is
     rounded.
@@ -32,10 +36,18 @@ def choose(threads: int) -> torch.device:
     torch.set_deterministic_debug_mode("error")
     # With these algorithms, torch fills whatever it allocates; nothing here reads what was not written.
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
+    _allow_tf32(False)
     keep_freed()
     torch.set_num_threads(threads)
     threadpool_limits(threads, user_api="blas")
-    wish = os.environ.get("GENLIB_DEVICE", "auto")
+    device = _wanted(os.environ.get("GENLIB_DEVICE", "auto"))
+    if device.type == "cuda":
+        for words in _NOISE:  # that a step is taken without a graph, and that waiting is looked for, is intended
+            warnings.filterwarnings("ignore", words)
+    return device
+
+
+def _wanted(wish: str) -> torch.device:
     if wish == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -54,16 +66,40 @@ def choose(threads: int) -> torch.device:
 def set_precision(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Apply `precision` (float32, tf32, bf16); the context is to hold around forward and backward passes.
 
-    GenlibError where the device does not compute with it: tf32 is CUDA's, bf16 also that of CPUs with AMX or AVX-512
-    for it. On others, torch would imitate bf16, more slowly than it computes with float32. Weights are cast anew at
-    each use: the casts that autocast keeps would outlive the steps that change the weights.
+    GenlibError where the device does not compute with it: tf32 is that of CUDA devices of capability 8.0 and more, bf16
+    also that of CPUs with AMX or AVX-512 for it. On others, torch would imitate bf16, more slowly than it computes with
+    float32, and pass over tf32 in silence. Weights are cast anew at each use: the casts that autocast keeps would
+    outlive the steps that change the weights.
     """
     if device.type == "cpu" and (precision == "tf32" or (precision == "bf16" and not computes_bf16())):
         needed = "a CUDA device" if precision == "tf32" else "a CUDA device or a CPU with amx_bf16 or avx512_bf16"
         raise GenlibError(f"precision: {precision} needs {needed}, not this cpu; set precision: float32")
-    torch.set_float32_matmul_precision("high" if precision == "tf32" else "highest")
-    torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    if device.type == "cuda" and precision != "float32" and torch.cuda.is_available():
+        capability = torch.cuda.get_device_capability(device)
+        if capability < _LEAST_CAPABILITY:
+            raise GenlibError(
+                f"precision: {precision} needs a GPU of capability 8.0 or more, and this one "
+                f"({torch.cuda.get_device_name(device)}) has {'.'.join(map(str, capability))}; set precision: float32"
+            )
+    _allow_tf32(False)
+    if precision == "tf32":
+        return _TensorFloat32()
     return torch.autocast(device.type, torch.bfloat16, cache_enabled=False) if precision == "bf16" else nullcontext()
+
+
+class _TensorFloat32:
+    """Matrix products and convolutions in TF32 inside the block, in float32 after it; may be entered again."""
+
+    def __enter__(self) -> None:
+        _allow_tf32(True)
+
+    def __exit__(self, *_: object) -> None:
+        _allow_tf32(False)
+
+
+def _allow_tf32(allowed: bool) -> None:
+    torch.set_float32_matmul_precision("high" if allowed else "highest")
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
 def computes_bf16() -> bool:
@@ -83,7 +119,7 @@ def provenance(device: torch.device, seconds: float) -> dict[str, Any]:
         "device": device.type,
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
-        "cuda": torch.version.cuda if device.type == "cuda" else None,
+        "cuda": cuda_libraries(device),
         "python": platform.python_version(),
         "seconds": round(seconds, 1),
     }
@@ -96,6 +132,11 @@ def processor(device: torch.device) -> str:
     entries = _cpu()
     known = [f"{word}{entries[key]}" for word, key in _IDENTITY.items() if key in entries]
     return f"{' '.join(known) or platform.machine()}, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def cuda_libraries(device: torch.device) -> str | None:
+    """Versions of CUDA and cuDNN, which decide how sums are rounded on a GPU; None for a CPU."""
+    return f"{torch.version.cuda}, cuDNN {torch.backends.cudnn.version()}" if device.type == "cuda" else None
 
 
 def _hardware(device: torch.device) -> str:

@@ -70,7 +70,8 @@ def own_device(device: torch.device, team: Team, environ: Mapping[str, str]) -> 
     if team.size > 1:
         check_device(int(environ["LOCAL_WORLD_SIZE"]), device)
         device = torch.device("cuda", int(environ["LOCAL_RANK"]))
-    torch.cuda.set_device(device)
+    if device.index is not None:  # without a number, it is the current one already, and torch refuses to set it
+        torch.cuda.set_device(device)
     return device
 
 
@@ -158,8 +159,8 @@ def _said_of(statuses: Mapping[int, int]) -> str | None:
     for rank, status in statuses.items():
         if status < 0 and -status not in (signal.SIGTERM, signal.SIGINT):
             name = signal.Signals(-status).name
-            return (
-                f"error: process {rank} of the training was killed ({name}), perhaps for want of memory; lower "
-                f"{PROCESSES} or batch_size, and run again to go on"
-            )
+            said = f"error: process {rank} of the training was killed ({name})"
+            if -status != signal.SIGKILL:
+                return f"{said}; see what is said above, and run again to go on"
+            return f"{said}, perhaps for want of memory; lower {PROCESSES} or batch_size, and run again to go on"
     return None

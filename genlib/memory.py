@@ -10,6 +10,11 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _DEFAULT_THRESHOLD = 128 << 10
 _LARGEST_THRESHOLD = 32 << 20  # that glibc takes
 _KEPT_BYTES = 2**31 - 1
+# What errors without a type of their own say: torch's allocator on the CPU, and, around torch's own on a GPU, CUDA
+# itself (graphs, pinned memory) and its libraries.
+_SHORT = (
+    "can't allocate memory", "CUDA error: out of memory", "STATUS_ALLOC_FAILED", "ran out of memory outside PyTorch",
+)  # fmt: skip
 
 
 def keep_freed() -> None:
@@ -41,10 +46,10 @@ def is_shortage(error: BaseException) -> bool:
     """Whether an exception says that memory could not be had, on a device or on the host."""
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # On the CPU it has no type of its own: torch's allocator, then oneDNN for what a convolution needs.
     said = str(error)
     return isinstance(error, RuntimeError) and (
-        "can't allocate memory" in said or said.strip() == "could not create a primitive"
+        any(words in said for words in _SHORT)
+        or said.strip() == "could not create a primitive"  # oneDNN, for what a convolution needs
     )
 
 

@@ -20,6 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Before torch is imported: sums in one order, also in the processes that tests start.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # as in genlib.device.choose
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -1,6 +1,6 @@
 """A step as a CUDA graph: on a GPU it is the plain step; what guards it is tested without one, too."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -38,6 +38,16 @@ KINDS: dict[str, dict[str, Any]] = {
     "gan": {"dropout": 0.4, "ema_halflife_images": 15.0},
 }
 ON_CUDA = KINDS | {"gan": KINDS["gan"] | {"lr_halflife_images": 500.0}}  # a rate that falls is a tensor only there
+
+
+@pytest.fixture(autouse=True)
+def deterministic() -> Iterator[None]:
+    """As `genlib.device.choose` has it: equal bytes are asked of a GPU."""
+    mode = torch.get_deterministic_debug_mode()
+    if torch.cuda.is_available():
+        torch.set_deterministic_debug_mode("error")
+    yield
+    torch.set_deterministic_debug_mode(mode)
 
 
 @pytest.fixture
@@ -337,6 +347,23 @@ def test_training_falls_back_audibly(
     [line] = capsys.readouterr().out.splitlines()
     assert line.startswith(f"CUDA graph of a training step: not used ({reason}")
     assert line.endswith("); steps are launched one by one")
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_training_that_had_no_graph_goes_on_without_one(
+    small: Small, bars: Bars, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also where a graph could be had by now."""
+    settings = small("gan", epochs=2, **KINDS["gan"])
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        monkeypatch.setattr(graphs, "Replayed", raising(torch.OutOfMemoryError("CUDA out of memory")))
+        run(settings, bars, CPU, graph=True, keeper=keeper, epochs=1, steps=3)
+    monkeypatch.setattr(graphs, "Replayed", Captured)
+    capsys.readouterr()
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        resumed = run(settings, bars, CPU, graph=True, keeper=keeper, steps=3)
+    assert (resumed.epoch, resumed.graph) == (2, False)
+    assert "not used, as it was not before" in capsys.readouterr().out
 
 
 @pytest.mark.usefixtures("no_gpu")
