@@ -24,7 +24,7 @@ from packaging.specifiers import SpecifierSet
 
 from genlib.data.fetch import Address, SourceError, Transfer
 from genlib.data.meter import size
-from genlib.data.mirror import LIST_NAME, VARIABLE, Mirror, find_mirror, open_mirror
+from genlib.data.mirror import LIST_NAME, VARIABLE, Mirror, find_mirror, open_mirror, public
 from genlib.data.sources import CATALOGUE
 from genlib.errors import GenlibError
 from genlib.params import Params
@@ -179,16 +179,19 @@ def mirror(network: bool) -> tuple[Mirror | None, Finding]:
         return None, Finding(Level.PROBLEM, "mirror", str(error))
     if base is None:
         return None, Finding(Level.OK, "mirror", f"{VARIABLE} is not set")
+    shown = public(base) if isinstance(base, str) else base
     if isinstance(base, str) and not network:
-        return None, Finding(Level.NOTE, "mirror", f"{base}: not asked", "python -m genlib doctor --network asks it")
+        return None, Finding(Level.NOTE, "mirror", f"{shown}: not asked", "python -m genlib doctor --network asks it")
     with tempfile.TemporaryDirectory() as work:
         try:
             opened = open_mirror(base, Path(work), _IMPATIENT)
         except GenlibError as error:
             return None, Finding(Level.PROBLEM, "mirror", str(error))
     if opened.fault is not None:
-        return opened, Finding(Level.NOTE, "mirror", f"{base}: {opened.fault}", f"write its {LIST_NAME} with sha256sum")
-    return opened, Finding(Level.OK, "mirror", f"{base}, {len(opened.sums)} files listed")
+        return opened, Finding(
+            Level.NOTE, "mirror", f"{shown}: {opened.fault}", f"write its {LIST_NAME} with sha256sum"
+        )
+    return opened, Finding(Level.OK, "mirror", f"{shown}, {len(opened.sums)} files listed")
 
 
 def dataset(root: Path, name: str, settings: DatasetSettings, found: Mirror | None, network: bool) -> Finding:

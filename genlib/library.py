@@ -25,6 +25,7 @@ Codes = NDArray[np.float32]
 Checkpoint = models.Checkpoint
 
 _CHANNELS = {1: "L", 3: "RGB"}
+_DEEP = ("I", "F")  # modes of 16 or 32 bits a channel
 _FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
 
 
@@ -127,21 +128,23 @@ class TrainedModel:
         Upright as its camera held it; what is transparent becomes white.
 
         Raises:
-            GenlibError: a file that is missing or no picture.
+            GenlibError: a file that is missing or no picture, or one of more than 8 bits a channel.
         """
         if isinstance(picture, Image.Image):
-            return self._prepared(picture)
+            return self._prepared(picture, "picture")
         path = Path(picture)
         try:
             with Image.open(path) as opened:
-                return self._prepared(opened)
+                return self._prepared(opened, str(path))
         except FileNotFoundError as error:
             raise GenlibError(f"{path}: no such picture; name a file such as photo.jpg") from error
         except _FAULTS as error:
             raise GenlibError(f"{path}: not a picture that can be read ({error}); give it as JPEG or PNG") from error
 
-    def _prepared(self, picture: Image.Image) -> Images:
+    def _prepared(self, picture: Image.Image, name: str) -> Images:
         channels, size, _ = self.shape
+        if picture.mode.partition(";")[0] in _DEEP:  # Pillow would cut their values off at 255
+            raise GenlibError(f"{name}: has colours of mode {picture.mode}: save it with 8 bits a channel")
         upright = ImageOps.exif_transpose(picture).convert("RGBA")
         solid = Image.alpha_composite(Image.new("RGBA", upright.size, "white"), upright).convert(_CHANNELS[channels])
         side = min(solid.size)

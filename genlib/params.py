@@ -1,5 +1,6 @@
 """params.yaml as frozen, validated types. A mistake is one line that names the key, the value and the remedy."""
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -43,6 +44,8 @@ _REASON_CHARACTERS = 500
 _SECTIONS = {"seed", "threads", "data", "features", "progress", "sample", "evaluate", "lanes", "runs"}
 _NAME = TypeAdapter(Name)
 _MOST_THREADS = 1024
+_MOST_ROWS = 50_000  # of a training's curves: they are in the header of its state, which is read up to 16 MiB
+_MOST_PICTURES = 2 << 30  # bytes of a training's pictures of its progress
 _Settings = TypeVar("_Settings", bound=BaseModel)
 
 
@@ -122,6 +125,8 @@ def parse(raw: Mapping[str, Any]) -> Params:
         _refer(params.data, "data", settings.dataset, f"runs.{name}.dataset")
         _refer(params.features, "features", settings.features, f"runs.{name}.features")
         _check_shape(params.data, name, settings)
+        _check_code(params.data, name, settings)
+        _check_records(params, name, settings)
     for name in params.evaluate.importance_of:
         _refer(params.runs, "runs", name, "evaluate.importance_of")
     return params
@@ -285,13 +290,40 @@ def _check_labels(dataset: DatasetSettings, name: str) -> None:
 
 
 def _check_shape(data: Mapping[str, DatasetSettings], run: str, settings: RunSettings) -> None:
-    """Images of a folder may have any shape; a measuring network takes none but that which it was trained on."""
+    """A measuring network takes images of no other shape than those which it was trained on."""
     own, known = image_shape(data[settings.dataset]), image_shape(data[settings.features])
-    if isinstance(data[settings.dataset], FolderSettings) and own != known:
+    if own != known:
         raise GenlibError(
             f"params.yaml: runs.{run}.features: the images of {settings.features} are {_by(known)}, those of "
             f"{settings.dataset} {_by(own)} (channels x height x width), and a measuring network takes one shape; name "
             f"one of that shape, or change data.{settings.dataset}.image_size"
+        )
+
+
+def _check_code(data: Mapping[str, DatasetSettings], run: str, settings: RunSettings) -> None:
+    """A model that encodes is measured against as many principal components, of which images have only so many."""
+    shape = image_shape(data[settings.dataset])
+    if hasattr(objectives.get(settings.model), "encode") and settings.latent_dim > math.prod(shape):
+        raise GenlibError(
+            f"params.yaml: runs.{run}.latent_dim (or {settings.model}.latent_dim): {settings.latent_dim} is more than "
+            f"the {math.prod(shape):,} numbers of an image of {settings.dataset} ({_by(shape)}); lower it"
+        )
+
+
+def _check_records(params: Params, run: str, settings: RunSettings) -> None:
+    """What is recorded on the way has to fit into the state that a stopped training goes on from."""
+    progress = params.progress
+    rows = settings.epochs * progress.rows_per_epoch
+    if rows > _MOST_ROWS:
+        raise GenlibError(
+            f"params.yaml: progress.rows_per_epoch: {progress.rows_per_epoch} in each of the {settings.epochs:,} "
+            f"epochs of {run} are {rows:,} rows of curves, more than {_MOST_ROWS:,}; lower it"
+        )
+    pictures = progress.frames * progress.images * math.prod(image_shape(params.data[settings.dataset]))
+    if pictures > _MOST_PICTURES:
+        raise GenlibError(
+            f"params.yaml: progress.images: {progress.images} in each of {progress.frames} frames are "
+            f"{pictures / 1e9:.1f} GB for {run}, more than {_MOST_PICTURES / 1e9:.1f} GB; lower images or frames"
         )
 
 

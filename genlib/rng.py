@@ -21,9 +21,9 @@ def generator(seed: int, purpose: str, epoch: int = 0, device: torch.device | st
 def default_generators(seed: int, purpose: str, epoch: int = 0) -> Iterator[None]:
     """Seed torch's default generators inside the block, for what takes no generator (first weights, dropout).
 
-    Of several GPUs, after it only the current one's is as before.
+    Of several GPUs, after it only the current one's is as before. One that is not in use yet is not taken into use.
     """
-    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_available() else []):
+    with torch.random.fork_rng([torch.cuda.current_device()] if torch.cuda.is_initialized() else []):
         torch.manual_seed(derive(seed, purpose, epoch))
         yield
 

@@ -190,7 +190,7 @@ class ImportanceSettings(Frozen):
     """The importance-weighted bound: `samples` draws for each of `images` test images, chosen at random."""
 
     samples: Count
-    images: Count
+    images: Annotated[int, Field(ge=2, le=MOST)]  # one has no standard error
 
 
 class EvaluateSettings(Frozen):

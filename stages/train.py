@@ -11,8 +11,10 @@ import typer
 from genlib import checkpoint, device, features, graphs, history, judging, launch, models, objectives, params, training
 from genlib.data.arrays import open_card, open_split
 from genlib.distributed import Team
+from genlib.errors import GenlibError
 from genlib.figures.grids import grid
 from genlib.files import digest, write_json
+from genlib.settings import RunSettings
 from genlib.tracking import MODEL_TAG, Tracker, new_run
 from stages.command import run
 
@@ -50,6 +52,7 @@ def _train(
     settings, on = everything.run(name), launch.own_device(device.choose(everything.threads), team, os.environ)
     card, train, val = open_card(data), open_split(data, "train").images, open_split(data, "val").images
     shape = (card["channels"], card["image_size"], card["image_size"])
+    _check_code(name, settings, len(train), len(open_split(data, "test").images))
     state = training.start(settings, everything.seed, shape, on, team, graph)
     measuring = features.load(network, on) if objectives.judged(state.objective) else None
     judged_by = None if measuring is None else measuring.sha256
@@ -91,6 +94,16 @@ def _train(
         best, last = (state.history[epoch - 1]["val_fid"] for epoch in (state.best_epoch, state.epoch))
         print(f"{name}: best after epoch {state.best_epoch}, FID {best:.4g} on validation; last: {last:.4g}")
     print(f"{name}: {model} written after {time.perf_counter() - began:.0f} s")
+
+
+def _check_code(name: str, settings: RunSettings, train: int, test: int) -> None:
+    """GenlibError where `evaluate` could not measure the code in the end: it fits Gaussians to codes and to pixels."""
+    most = min(train, test) - 1
+    if hasattr(objectives.get(settings.model), "encode") and settings.latent_dim > most:
+        raise GenlibError(
+            f"runs.{name}.latent_dim: {settings.latent_dim} is more than {most}, and a code is measured on {test:,} "
+            f"test images, against as many principal components of {train:,} training images; lower it, or take more"
+        )
 
 
 def _track(tracker: Tracker, epoch: training.Epoch, picture: bool) -> None:

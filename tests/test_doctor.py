@@ -172,6 +172,9 @@ def test_a_mirror_that_is_none(folder: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert of_mnist(folder)[0].level is Level.PROBLEM
     monkeypatch.setenv("GENLIB_MIRROR", "http://127.0.0.1:9/mirror")
     assert of_mnist(folder)[0].text == "http://127.0.0.1:9/mirror: not asked"
+    monkeypatch.setenv("GENLIB_MIRROR", "http://me:secret@127.0.0.1:9/mirror")
+    assert of_mnist(folder)[0].text == "http://127.0.0.1:9/mirror: not asked"
+    assert "secret" not in repr(of_mnist(folder, network=True))
 
 
 def test_what_is_here_and_what_is_made_here(folder: Path) -> None:

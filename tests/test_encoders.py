@@ -236,6 +236,16 @@ def test_reconstructions_by_hand(name: str, small: Small) -> None:
     assert found["pca_mse"] == pytest.approx(((images.reshape(40, -1) / 255 - projected) ** 2).mean(), rel=1e-5)
 
 
+def test_an_image_that_comes_back_exactly_costs_the_psnr_alone(small: Small) -> None:
+    model = made(small, "ae")
+    exact = model.reconstruct(model.reconstruct(TEST[:1]))
+    for _ in range(200):  # an image that the model leaves as it is
+        exact = model.reconstruct(exact)
+    assert (model.reconstruct(exact) == exact).all()
+    found = encoders.of_reconstructions(model, pictures(60, 1), np.concatenate([TEST, exact]))
+    assert set(found) == {"recon_mse", "recon_ssim", "pca_mse"}
+
+
 def test_a_denoising_autoencoder_is_judged_by_what_it_restores(small: Small) -> None:
     model = made(small, "ae", noise=0.4)
     found = encoders.of_reconstructions(model, pictures(60, 1), TEST)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from ruamel.yaml import YAML
 
-from genlib import history, models, objectives, training
+from genlib import history, models, objectives, rng, training
 from genlib.data.arrays import Split
 from genlib.errors import GenlibError
 from genlib.figures import gallery
@@ -194,6 +194,18 @@ def test_datasets_without_attributes(trained: Trained, tmp_path: Path) -> None:
 
 
 # What is in them
+
+
+def test_the_same_codes_are_the_same_however_many_are_shown(trained: Trained, tmp_path: Path) -> None:
+    """torch draws other numbers where it draws few: 5 codes of 3 numbers are not the first 5 of 64."""
+    model = models.load(trained["gan"] / "model")
+    codes = rng.latents(64, 3, model.seed, "samples")[:5]
+    assert not torch.equal(rng.latents(5, 3, model.seed, "samples"), codes)
+    settings = SETTINGS.model_copy(update={"grid": 5})
+    gallery.draw(model, model.sample(64).numpy(), trained["gan"] / "log", data(), {}, settings, tmp_path, tmp_path)
+    shown = pixels(tmp_path / "samples_last.png")
+    for image in model.decode(codes, averaged=False).numpy():
+        assert contains(shown, image, 1) or contains(shown, image, 2)
 
 
 def test_sizes_are_for_a_page(drawn: Callable[[str], tuple[Path, Path]]) -> None:

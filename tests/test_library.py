@@ -151,6 +151,12 @@ def wrong_file(tmp_path: Path, content: bytes) -> Path:
     return tmp_path / "wrong.jpg"
 
 
+def deep(folder: Path, depth: type[np.generic]) -> Path:
+    """A picture of more than 8 bits a channel."""
+    Image.fromarray(np.full((9, 9), 1000, depth)).save(folder / "deep.tiff")
+    return folder / "deep.tiff"
+
+
 @pytest.mark.parametrize(
     ("mistake", "message"),
     [
@@ -167,6 +173,15 @@ def wrong_file(tmp_path: Path, content: bytes) -> Path:
         (lambda model, path: model.prepare(wrong_file(path, b"<html>")), r"wrong\.jpg: not a picture that can be read"),
         (lambda model, path: model.prepare(wrong_file(path, b"\xff\xd8\xff\xe0")), r"wrong\.jpg: not a picture"),
         (lambda model, path: model.prepare(path), "not a picture that can be read"),
+        (
+            lambda model, path: model.prepare(deep(path, np.uint16)),
+            r"deep\.tiff: has colours of mode I;16: save it with 8 bits a channel",
+        ),
+        (
+            lambda model, path: model.prepare(deep(path, np.float32)),
+            r"deep\.tiff: has colours of mode F: save it with 8",
+        ),
+        (lambda model, _: model.prepare(Image.new("I", (9, 9))), "picture: has colours of mode I: save it with 8 bits"),
         (lambda _, __: genlib.grid(np.zeros((2, 2, 2), np.uint8)), "a grid takes uint8 N C H W"),
         (lambda _, path: genlib.load(path / "none"), "none: no such model file"),
         (lambda _, path: genlib.load(path / "vae.safetensors", "tpu"), "device: 'tpu' is none; give cpu, cuda or"),

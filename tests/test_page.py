@@ -301,12 +301,15 @@ def test_repeated_with_other_seeds(lane: Lane, tmp_path: Path) -> None:
     gap = {"metric": "attribute_gap", "mean": 0.05, "std": 0.01}
     rows += [seeds_row(**gap), seeds_row(**gap | {"mean": 0.04, "difference": -0.01, "p": 0.0001} | other)]
     write_csv(tmp_path / "comparisons/learning-rate.csv", rows)
+    alarms = {"metric": "collapse", "mean": 1.0, "std": 0.0}
+    rows += [seeds_row(**alarms), seeds_row(**alarms | {"mean": 0.25, "difference": -0.75, "p": 0.04} | other)]
+    write_csv(tmp_path / "comparisons/learning-rate.csv", rows)
     parsed = read(build("demo", "t", runs, compared))
     said = " ".join(" ".join(parsed.texts).split())
     assert "Repeated with other seeds" in said
     assert "Learning rate" in said
     assert {"comparisons", "comparison-learning-rate"} <= {link["href"][1:] for link in parsed.of("a") if link["href"]}
-    assert parsed.rows[-4:] == [
+    assert parsed.rows[-6:-2] == [
         ["FID\u00a0\u2193", "toy-gangan.lr=0.0001, seeds 0 1 2", "8.25 \u00b1\u00a00.50", "3 seeds", "", "", ""],
         [
             "FID\u00a0\u2193", "gan.lr=<0.0002>seeds 0 1 2", "11.50 \u00b1\u00a00.50", "3 seeds", "+3.25", "0.012",
@@ -321,6 +324,7 @@ def test_repeated_with_other_seeds(lane: Lane, tmp_path: Path) -> None:
             "< 0.001", "exceeds the spread",
         ],
     ]  # fmt: skip
+    assert [(row[2], row[4]) for row in parsed.rows[-2:]] == [("yes", ""), ("in 25%", "-0.75")]
 
 
 def test_runs_compared_once_are_not_called_repeated(lane: Lane, tmp_path: Path) -> None:

@@ -136,6 +136,7 @@ def test_settings_are_frozen(raw: dict[str, Any]) -> None:
         ("evaluate/features", "resnet", ["evaluate.features: 'resnet' is refused", "'domain' or 'inception'"]),
         ("evaluate/importance", MISSING, ["evaluate.importance: missing", "add it"]),
         ("evaluate/importance/samples", 0, ["evaluate.importance.samples: 0 is refused", "greater than or equal to 1"]),
+        ("evaluate/importance/images", 1, ["evaluate.importance.images: 1 is refused", "greater than or equal to 2"]),
         ("evaluate/importance_of/mnist-vae", {"samples": 9}, ["evaluate.importance_of.mnist-vae.images: missing"]),
         (
             "evaluate/importance_of/mnist-vea",
@@ -170,6 +171,19 @@ def test_settings_are_frozen(raw: dict[str, Any]) -> None:
         ("runs/mnist-gan/net", "../os", ["runs.mnist-gan.net: '../os'", "deck28"]),
         ("runs/mnist-gan/dataset", "mnits", ["runs.mnist-gan.dataset: 'mnits'", "did you mean mnist?", "digits"]),
         ("runs/mnist-gan/lane", "nowhere", ["runs.mnist-gan.lane: 'nowhere'", "presentation"]),
+        ("runs/mnist-vae/features", "celeba", ["runs.mnist-vae.features: the images of celeba are 3 x 64 x 64"]),
+        ("data/lfw/image_size", 128, ["images of celeba are 3 x 64 x 64", "lfw 3 x 128 x 128", "data.lfw.image_size"]),
+        (
+            "runs/mnist-vae/latent_dim",
+            785,
+            ["runs.mnist-vae.latent_dim (or vae.latent_dim): 785 is more than the 784 numbers", "mnist (1 x 28 x 28)"],
+        ),
+        ("progress/rows_per_epoch", 200, ["progress.rows_per_epoch: 200 in each of the", "are 80,000 rows", "50,000"]),
+        (
+            "progress",
+            {"frames": 1000, "images": 256, "codes": 9, "rows_per_epoch": 2, "judged": 9},
+            ["progress.images: 256 in each of 1000 frames are 3.1 GB for ", "more than 2.1 GB"],
+        ),
         ("runs/mnist-gan/features", "lfw", ["runs.mnist-gan.features: 'lfw'", "digits, mnist"]),
         ("features/lfw", {"epochs": 1, "batch_size": 2, "lr": 1.0, "width": 1, "shift": 0}, ["features.lfw", "lfw"]),
         ("seed", -1, ["seed: -1 is not a whole number", "such as 0"]),

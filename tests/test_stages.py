@@ -19,7 +19,7 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from genlib import features as measuring
-from genlib import judging, models
+from genlib import judging, models, params
 from genlib.errors import GenlibError
 from genlib.evaluation import inception
 from genlib.features.classifiers import build
@@ -577,6 +577,15 @@ def test_any_other_error_is_not_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["stage"])
     with pytest.raises(ZeroDivisionError):
         run(stage)
+
+
+def test_a_code_that_could_not_be_measured_is_refused_before_it_is_trained(project: dict[str, str]) -> None:
+    runs = params.load().runs
+    train._check_code("t-ae", runs["t-ae"], 6, 6)
+    train._check_code("t-gan", runs["t-gan"], 2, 2)  # which encodes nothing
+    for counts in ((100, 5), (5, 100)):
+        with pytest.raises(GenlibError, match=r"runs\.t-ae\.latent_dim: 5 is more than 4, .*; lower it, or take more"):
+            train._check_code("t-ae", runs["t-ae"], *counts)
 
 
 @pytest.mark.parametrize("value", ["", "gpu", "-1", "meta", "cuda:99", "0"])

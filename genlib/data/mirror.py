@@ -56,7 +56,7 @@ def find_mirror(environ: Mapping[str, str]) -> Path | str | None:
     if "://" in value:
         if re.fullmatch(r"https?://[^/\s]+(/\S*)?", value) is None:
             raise GenlibError(
-                f"{VARIABLE}: {_public(value)!r} is no http(s) URL; set it to a URL or a folder, or unset it"
+                f"{VARIABLE}: {public(value)!r} is no http(s) URL; set it to a URL or a folder, or unset it"
             )
         return value.rstrip("/")
     folder = (Path(environ.get("DVC_ROOT", "")) / Path(value).expanduser()).resolve()
@@ -119,6 +119,6 @@ def _copy(origin: Path, part: Path, max_bytes: int, label: str) -> None:
         raise SourceError(f"its file cannot be copied ({error.strerror})") from error
 
 
-def _public(url: str) -> str:
+def public(url: str) -> str:
     """A URL without the user name and password it may hold."""
     return re.sub(r"//[^/@]*@", "//", url)

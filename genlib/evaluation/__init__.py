@@ -97,7 +97,8 @@ def evaluate(
         everything["inception"] = _standard(standard, samples[: stick.count], stick)
     everything["dataset"] = dict(card)
     metrics = {name: single[name] for name in _headline(model) if name in single}
-    metrics = {"fid": metrics.pop("fid"), "fid_std": numbers["fid"]["std"] or 0.0} | metrics
+    std = numbers["fid"]["std"]  # unknown of a single set
+    metrics = {"fid": metrics.pop("fid"), **({} if std is None else {"fid_std": std})} | metrics
     everything["metrics"] = metrics
     everything = _rounded(everything)
     return Evaluation(everything["metrics"], everything, warning)

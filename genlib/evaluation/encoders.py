@@ -30,7 +30,8 @@ def of_reconstructions(model: Model, train: Images, test: Images) -> Numbers:
 
     Squared errors are per pixel in 0..1, PSNR in dB; a VAE reconstructs from the mean of its code. `pca_mse`: of the
     principal components of `train`, as many as the code has numbers. A denoising autoencoder is judged by what it
-    restores, and `noisy_...` is before that. A model of binary images is judged on binarised ones.
+    restores, and `noisy_...` is before that. A model of binary images is judged on binarised ones. There is no PSNR
+    where an image came back exactly, since its own is infinite.
     """
     if not hasattr(model.objective, "encode"):
         return {}
@@ -40,10 +41,10 @@ def of_reconstructions(model: Model, train: Images, test: Images) -> Numbers:
         restored = model.reconstruct(noisy)
         before, after = _errors(images, noisy), _errors(images, restored)
         return {
-            "noisy_psnr": mean_psnr(before),
+            **_psnr("noisy_psnr", before),
             "noisy_ssim": float(image_ssim(images, noisy).mean()),
             "restored_mse": float(after.mean()),
-            "restored_psnr": mean_psnr(after),
+            **_psnr("restored_psnr", after),
             "restored_ssim": float(image_ssim(images, restored).mean()),
         }
     reconstructed = model.reconstruct(images)
@@ -53,7 +54,7 @@ def of_reconstructions(model: Model, train: Images, test: Images) -> Numbers:
     pca_errors = [image_mse(batch, pca.reconstruct(batch, components)) for batch in _batches(images)]
     return {
         "recon_mse": float(errors.mean()),
-        "recon_psnr": mean_psnr(errors),
+        **_psnr("recon_psnr", errors),
         "recon_ssim": float(image_ssim(images, reconstructed).mean()),
         "pca_mse": float(np.concatenate(pca_errors).mean()),
     }
@@ -151,6 +152,10 @@ def bits_per_dim(nats: float, dimensions: int, discrete: bool) -> float:
 def _errors(originals: Images, others: Images) -> NDArray[np.float64]:
     pairs = zip(_batches(originals), _batches(others), strict=True)
     return np.concatenate([image_mse(original, other) for original, other in pairs])
+
+
+def _psnr(name: str, errors: NDArray[np.float64]) -> Numbers:
+    return {name: mean_psnr(errors)} if errors.all() else {}
 
 
 def _batches(images: Images) -> list[Images]:

@@ -79,12 +79,12 @@ def draw(
     progress = _progress(log / "progress.safetensors")
     _save(data.train.images[: settings.grid], _COLUMNS if _large(model) else 2 * _COLUMNS, real / "data.png")
     _save(samples[: settings.grid], _COLUMNS, figures / "samples.png")
+    # Those of the samples: fewer, drawn by themselves, need not be the first ones of more.
+    codes = rng.latents(len(samples), model.settings.latent_dim, model.seed, "samples")[: settings.grid]
     if model.averaged is not None:
-        last = model.sample(settings.grid, model.seed, averaged=False).numpy()
-        _save(last, _COLUMNS, figures / "samples_last.png")
+        _save(model.decode(codes, averaged=False).numpy(), _COLUMNS, figures / "samples_last.png")
     if model.best_epoch not in (None, model.settings.epochs):
-        best = model.sample(settings.grid, model.seed, checkpoint="best").numpy()
-        _save(best, _COLUMNS, figures / "samples_best.png")
+        _save(model.decode(codes, checkpoint="best").numpy(), _COLUMNS, figures / "samples_best.png")
     _neighbours(model, samples, data.train.images, settings, real / "neighbours.png")
     curves.loss_curves(log / "steps.csv", log / "history.csv", figures / "curves.png")
     _learning(model, progress, figures if objectives.draws_from_prior(model.objective) else real)

@@ -205,9 +205,7 @@ FIGURES = {
     "progress.gif": Figure("Learning to draw", "The same random codes, decoded as training goes on."),
     "reconstructions.png": Figure("Reconstructions", "Held-out images, and what comes back from their codes."),
     "denoising.png": Figure("Denoising", "Held-out images with noise, what the network restores, and the truth."),
-    "interpolations.png": Figure(
-        "Interpolations", "From the code of one held-out image to that of another, in equal steps.", plain=True
-    ),
+    "interpolations.png": Figure("Interpolations", "From one code to another, in equal steps.", plain=True),
     "attributes.png": Figure(
         "Directions of attributes",
         "Codes of held-out images, moved along the mean code of training images with the attribute minus the mean "
@@ -234,7 +232,12 @@ FIGURES = {
 }
 """Known figures in the order of showing."""
 
+_BETWEEN_IMAGES = Figure(
+    "Interpolations", "From the code of one held-out image to that of another, in equal steps.", plain=True
+)
+
 FIGURES_OF = {
+    **{(model, "interpolations.png"): _BETWEEN_IMAGES for model in ("ae", "vae", "bernoulli_vae")},
     ("ae", "samples.png"): Figure(
         "Random codes, decoded",
         "Drawn from the unit Gaussian, which an autoencoder is not trained to fill.",

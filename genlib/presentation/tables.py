@@ -196,11 +196,18 @@ def _seeds_row(row: Row, comparison: Comparison) -> SeedsRow:
         ),
         value=said(row.metric, Measured(mean=row.mean, std=row.std)),
         trainings=trainings,
-        difference="" if row.difference is None else text.signed(said(row.metric, Measured(mean=row.difference))),
+        difference="" if row.difference is None else text.signed(_difference(row.metric, row.difference)),
         p="" if row.p is None else _p(row.p),
         verdict=row.verdict,
         first=first,
     )
+
+
+def _difference(key: str, difference: float) -> str:
+    """Of a metric that is said by yes or no, the number: between yes and no, there are differences of either sign."""
+    if _metric(key).shown == "yes or no":
+        return text.number(difference)
+    return said(key, Measured(mean=difference))
 
 
 def _p(value: float) -> str:
