@@ -3,11 +3,14 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager, suppress
 from typing import Annotated
 
 import typer
@@ -15,15 +18,81 @@ import typer
 from genlib import params
 from genlib.errors import GenlibError
 from genlib.schedule import Chain, chains, parse_dot, shares_of_time, to_run, with_ancestors
+from genlib.terminal import Terminated
 from stages.command import run
 
 _MOST_JOBS = 8  # by default; each takes about 1 GiB
 _BUSY = "Unable to acquire lock"  # --wait-for-lock does not hold for the smaller of DVC's two locks
 _TRIES = 5
+_ECHO_SECONDS = 1  # make and timeout pass on a signal that reaches this process by itself, too
 
 _BEGINS = re.compile(r"Running stage '([^']+)'")
 
 _printing = threading.Lock()
+
+
+class _Commands:
+    """The dvc commands at work. A signal to this process reaches each of them and its stage once, as Ctrl-C does; one
+    that comes later kills them.
+
+    Each is in a process group of its own, for a terminal sends Ctrl-C to the whole of a group.
+    """
+
+    def __init__(self) -> None:
+        self._running: set[subprocess.Popen[str]] = set()
+        self._lock = threading.RLock()  # a signal may come while another is answered
+        self._signals: list[tuple[int, float]] = []
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Signals are passed on inside the block; at its end they are raised. Within it, call from other threads."""
+        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+        for number, handler in before.items():
+            if handler is not signal.SIG_IGN:  # nohup
+                signal.signal(number, self._pass_on)
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._raise()
+
+    @contextmanager
+    def started(self, *words: str, stdout: int | None = None) -> Iterator[subprocess.Popen[str]]:
+        """One more command, waited for at the end; none is started after a signal (KeyboardInterrupt)."""
+        with self._lock:
+            self._raise()
+            stderr = None if stdout is None else subprocess.STDOUT
+            process = subprocess.Popen(
+                words, stdin=subprocess.DEVNULL, stdout=stdout, stderr=stderr, text=True, process_group=0
+            )
+            self._running.add(process)
+        try:
+            with process:
+                yield process
+        finally:
+            with self._lock:
+                self._running.remove(process)
+
+    def call(self, *words: str) -> int:
+        """Run a command, whose words go where this process's go; its exit status."""
+        with self.started(*words) as process:
+            return process.wait()
+
+    def _pass_on(self, number: int, _: object) -> None:
+        heard = number, time.monotonic()
+        self._signals.append(heard)
+        first = self._signals[0]
+        if first is not heard and heard[1] - first[1] < _ECHO_SECONDS:
+            return
+        with self._lock:
+            for process in self._running:
+                with suppress(ProcessLookupError, PermissionError):  # it has just ended (macOS: EPERM)
+                    os.killpg(process.pid, signal.SIGINT if first is heard else signal.SIGKILL)
+
+    def _raise(self) -> None:
+        if self._signals:
+            raise KeyboardInterrupt if self._signals[0][0] == signal.SIGINT else Terminated
 
 
 def main(
@@ -46,17 +115,24 @@ def main(
     planned = chains(graph, stages)
     seconds: dict[str, float] = {}
     began = time.monotonic()
-    failed = _run_all(planned, count, keep_going, seconds) if count > 1 and len(planned) > 1 else set()
+    commands = _Commands()
+    failed = set[str]()
+    # dvc's own --keep-going would begin the next stage after Ctrl-C.
+    if keep_going or (count > 1 and len(planned) > 1):
+        with commands.listening():
+            failed = _run_all(planned, count, keep_going, commands, seconds)
     if seconds:
         print("\n".join(shares_of_time(seconds, time.monotonic() - began)), flush=True)
     if failed:
         names = ", ".join(stage for stage in graph if stage in failed)
         raise GenlibError(f"not done: {names}; see above, mend it and run again: what is done is kept")
-    ended = subprocess.run(["dvc", "repro", *(["--keep-going"] if keep_going else []), *wanted], check=False)
-    sys.exit(ended.returncode)
+    with commands.listening(), ThreadPoolExecutor(1) as pool:
+        sys.exit(pool.submit(commands.call, "dvc", "repro", *wanted).result())
 
 
-def _run_all(planned: list[Chain], count: int, keep_going: bool, seconds: dict[str, float]) -> set[str]:
+def _run_all(
+    planned: list[Chain], count: int, keep_going: bool, commands: _Commands, seconds: dict[str, float]
+) -> set[str]:
     """Run the chains, at most `count` at once; the stages that failed. `seconds` receives the time of each stage."""
     pending, failed = list(planned), set[str]()
     done: set[str] = set()
@@ -68,7 +144,7 @@ def _run_all(planned: list[Chain], count: int, keep_going: bool, seconds: dict[s
             for chain in [chain for chain in reversed(pending) if chain.after & outside <= done]:
                 if len(running) < count and (keep_going or not failed):
                     pending.remove(chain)
-                    running[pool.submit(_run_chain, chain, seconds)] = chain
+                    running[pool.submit(_run_chain, chain, commands, seconds)] = chain
             if not running:
                 break  # what is left waits for what failed
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -77,12 +153,12 @@ def _run_all(planned: list[Chain], count: int, keep_going: bool, seconds: dict[s
     return failed
 
 
-def _run_chain(chain: Chain, seconds: dict[str, float]) -> set[str]:
+def _run_chain(chain: Chain, commands: _Commands, seconds: dict[str, float]) -> set[str]:
     """One `dvc repro` of the chain's stages, its lines passed on as they come; those that failed or came after."""
     for _ in range(_TRIES):
         busy, said = False, ""
         words = ["dvc", "--wait-for-lock", "repro", "--single-item", *chain.stages]
-        with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as process:
+        with commands.started(*words, stdout=subprocess.PIPE) as process:
             assert process.stdout is not None
             stage, began = "", time.monotonic()
             for line in process.stdout:
