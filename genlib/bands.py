@@ -282,11 +282,22 @@ def band_of(values: Sequence[float], count: float = 0.0) -> Band | None:
     if n < FEWEST:
         return None
     mean, std = mean_and_std(values)
+    reach = _reach(n) * (std or 0.0) + ROUNDING * max(map(abs, values)) + count
+    return Band(low=mean - reach, high=mean + reach, n=n)
+
+
+def values_behind(band: Band, count: float = 0.0) -> tuple[float, float]:
+    """Mean and standard deviation of the values that `band_of` made a band of, the latter to 1e-4 of the mean."""
+    mean = (band.low + band.high) / 2
+    std = ((band.high - band.low) / 2 - ROUNDING * abs(mean) - count) / _reach(band.n)
+    return mean, max(std, 0.0)
+
+
+def _reach(n: int) -> float:
+    """That of a prediction interval from `n` values, in standard deviations."""
     from scipy.special import stdtrit  # three quarters of a second, which only this needs
 
-    reach = float(stdtrit(n - 1, 0.995)) * (std or 0.0) * math.sqrt(1 + 1 / n)
-    reach += ROUNDING * max(map(abs, values)) + count
-    return Band(low=mean - reach, high=mean + reach, n=n)
+    return float(stdtrit(n - 1, 0.995)) * math.sqrt(1 + 1 / n)
 
 
 def settings_digest(everything: Params, raw: Mapping[str, Any], run: str) -> str:

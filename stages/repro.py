@@ -11,6 +11,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -24,6 +25,7 @@ from stages.command import run
 _MOST_JOBS = 8  # by default; each takes about 1 GiB
 _BUSY = "Unable to acquire lock"  # --wait-for-lock does not hold for the smaller of DVC's two locks
 _TRIES = 5
+_BROKEN = re.compile(r"Unable to read RWLock-file '([^']+)'")
 _ECHO_SECONDS = 1  # make and timeout pass on a signal that reaches this process by itself, too
 
 _BEGINS = re.compile(r"Running stage '([^']+)'")
@@ -180,6 +182,9 @@ def _run_chain(chain: Chain, commands: _Commands, seconds: dict[str, float]) -> 
 def _answer(*words: str) -> str:
     """What a dvc command prints; GenlibError with the last line of what it complains about."""
     done = subprocess.run(["dvc", *words], capture_output=True, text=True, check=False)
+    if broken := _BROKEN.search(done.stderr):  # a dvc was stopped as it wrote it: the locks in it are lost anyway
+        Path(broken[1]).unlink(missing_ok=True)
+        done = subprocess.run(["dvc", *words], capture_output=True, text=True, check=False)
     if done.returncode != 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"]
         raise GenlibError(f"dvc {' '.join(words)}: {lines[0]}; mend that and run again")

@@ -67,12 +67,21 @@ def test_settings_tried_are_read_from_their_file(tmp_path: Path) -> None:
             "<!-- trials: digits-ae -->\n<!-- end -->\n",
             r"digits-ae\.csv: no such file; .* stages\.trials RUN --csv .*digits-ae\.csv",
         ),
+        (
+            "<!-- seeds: mnist-ae -->\n<!-- end -->\n",
+            r"<!-- seeds: mnist-ae -->: bands\.json has no bands of it; .*--measure",
+        ),
         ("<!-- nombers: digits-ae -->\n<!-- end -->\n", "<!-- nombers: ... -->: no such kind"),
     ],
 )
 def test_what_cannot_be_filled_is_named(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(GenlibError, match=said):
         report.fill(text, params.load(ROOT / "params.yaml").runs, tmp_path)
+
+
+def test_the_committed_table_over_seeds_is_of_the_committed_bands() -> None:
+    (block,) = re.findall(r"<!-- seeds: .*?<!-- end -->", RESULTS.read_text(), re.DOTALL)
+    assert report.fill(block, params.load(ROOT / "params.yaml").runs, ROOT) == block
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,24 @@ import pytest
 from genlib.schedule import chains, parse_dot, shares_of_time, to_run, with_ancestors
 
 ROOT = Path(__file__).resolve().parent.parent
+
+# A stage that Ctrl-C stops when it has brought things in order, which takes a while; the next time, it ends at once.
+SLOW = """
+import signal, sys, time
+from pathlib import Path
+name, heard = sys.argv[1], []
+signal.signal(signal.SIGINT, lambda *_: heard.append(1))
+if Path(f"{name}.heard").exists():
+    Path(name).write_text(name)
+    sys.exit()
+Path(f"{name}.begun").touch()
+deadline = time.monotonic() + 20
+while not heard and time.monotonic() < deadline:
+    time.sleep(0.05)
+time.sleep(1)
+Path(f"{name}.heard").write_text(f"{len(heard)} time(s)")
+sys.exit(130)
+"""
 
 DOT = """strict digraph {
 "get";
@@ -157,3 +177,68 @@ def test_an_unknown_target_is_one_line(pipeline: Path) -> None:
     assert code == 1
     [line] = said.strip().splitlines()
     assert line.startswith("error: nope: no such stage")
+
+
+def begun(count: int, *words: str) -> "subprocess.Popen[str]":
+    """A stages.repro in a process group of its own, so many stages of which have begun."""
+    command = [sys.executable, "-m", "stages.repro", *words]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while len(list(Path().glob("*.begun"))) < count:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    time.sleep(0.2)  # until dvc waits for the stage
+    return process
+
+
+@pytest.mark.parametrize(
+    ("number", "status", "count", "words"),
+    [
+        (signal.SIGINT, 130, 2, ["--jobs", "2"]),
+        (signal.SIGTERM, 143, 2, ["--jobs", "2"]),
+        (signal.SIGINT, 130, 1, ["--jobs", "1"]),
+        (signal.SIGTERM, 143, 1, ["--jobs", "1"]),
+        (signal.SIGINT, 130, 1, ["--jobs", "1", "--keep-going"]),
+    ],
+)
+def test_a_signal_reaches_each_stage_once_and_is_answered_when_they_have_ended(
+    number: signal.Signals, status: int, count: int, words: list[str], pipeline: Path
+) -> None:
+    """SIGINT as a terminal sends it, to the whole group; SIGTERM as `kill` does, to the process."""
+    Path("work.py").write_text(SLOW)
+    process = begun(count, "both", *words)
+    (os.killpg if number == signal.SIGINT else os.kill)(process.pid, number)
+    code = process.wait(60)
+    assert [path.read_text() for path in Path().glob("*.heard")] == ["1 time(s)"] * count
+    assert len(list(Path().glob("*.begun"))) == count
+    assert code == status
+    said, _ = process.communicate(timeout=60)
+    assert said.splitlines()[-1] == "interrupted; nothing half-written is left, run it again to go on"
+    for name in ("one", "two"):
+        Path(f"{name}.heard").touch()
+    code, said = repro("both", "--jobs", "1")
+    assert code == 0, said
+    assert Path("both").read_text() == "onetwo"
+
+
+def test_a_second_signal_ends_a_stage_that_does_not(pipeline: Path) -> None:
+    Path("work.py").write_text(SLOW.replace("while not heard and", "while"))
+    process = begun(1, "one", "--jobs", "1")
+    process.terminate()
+    process.terminate()  # an echo, as `make` and `timeout` make one
+    time.sleep(2)
+    assert process.poll() is None
+    process.terminate()
+    said, _ = process.communicate(timeout=60)  # to the end of what the stage could say
+    assert process.returncode == 143, said
+    assert not list(Path().glob("*.heard"))
+
+
+def test_a_lock_file_that_dvc_left_half_written_is_made_again(pipeline: Path) -> None:
+    Path(".dvc/tmp/rwlock").write_text("")
+    code, said = repro("one")
+    assert code == 0, said
+    assert Path("one").exists()

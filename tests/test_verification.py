@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import statistics
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
@@ -482,6 +483,15 @@ def test_equal_values_are_a_narrow_band_and_two_values_none() -> None:
     assert band is not None
     assert (band.low, band.high) == pytest.approx((-0.10001, -0.09999), rel=1e-9)
     assert bands.band_of([1.0, 2.0]) is None
+
+
+@pytest.mark.parametrize(("values", "count"), [([1.0, 2.0, 4.0], 0.0), ([20.0, 19.0, 20.0], 1.0), ([3.0] * 4, 0.0)])
+def test_a_band_tells_the_values_behind_it(values: list[float], count: float) -> None:
+    band = bands.band_of(values, count)
+    assert band is not None
+    mean, std = bands.values_behind(band, count)
+    assert mean == pytest.approx(statistics.mean(values))
+    assert std == pytest.approx(statistics.stdev(values), abs=1e-4 * mean)
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
 """Tables of results in a Markdown file: each block names what it shows, and is filled from the files of the runs.
 
 A block begins with a line `<!-- KIND: NAME ... -->` and ends with `<!-- end -->`; what is between is replaced. Kinds:
-`numbers` (runs on one dataset side by side, with floor and ceiling), `trainings` (what each run took), `trials` (the
-settings tried for one run, from the table docs/trials/<name>.csv).
+`numbers` (runs on one dataset side by side, with floor and ceiling), `trainings` (what each run took), `seeds` (numbers
+of runs over several trainings each, from bands.json), `trials` (the settings tried for one run, from the table
+docs/trials/<name>.csv).
 """
 
 import csv
@@ -10,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from genlib import bands
 from genlib.errors import GenlibError
 from genlib.presentation import catalogue, tables, text
 from genlib.presentation.results import Measured, RunResults, read_run
@@ -17,6 +19,7 @@ from genlib.settings import RunSettings
 
 _BLOCK = re.compile(r"^<!-- (?P<kind>\w+): (?P<names>[^>]*?) -->\n(?P<old>.*?)^<!-- end -->$", re.MULTILINE | re.DOTALL)
 _OPENS = re.compile(r"^<!-- \w+: ", re.MULTILINE)
+_OVER_SEEDS = ("fid", "kid", "precision", "recall", "coverage", "recon_mse")
 _NO_NUMBERS = frozenset({"kid_standard_error", "nll_standard_error", "nll_elbo", "collapse"})
 
 
@@ -26,7 +29,7 @@ def fill(markdown: str, runs: Mapping[str, RunSettings], root: Path) -> str:
     Args:
         markdown: the text.
         runs: those of params.yaml.
-        root: the project's folder, with runs/, metrics/ and docs/trials/.
+        root: the project's folder, with runs/, metrics/, bands.json and docs/trials/.
 
     Raises:
         GenlibError: a block does not end or is of no known kind, a run is unknown, or a file of one is missing.
@@ -43,8 +46,10 @@ def fill(markdown: str, runs: Mapping[str, RunSettings], root: Path) -> str:
 
 
 def _rows(kind: str, names: Sequence[str], runs: Mapping[str, RunSettings], root: Path) -> Iterator[Sequence[str]]:
-    if kind not in ("numbers", "trainings", "trials"):
-        raise GenlibError(f"<!-- {kind}: ... -->: no such kind of block; there are numbers, trainings and trials")
+    if kind not in ("numbers", "trainings", "seeds", "trials"):
+        raise GenlibError(
+            f"<!-- {kind}: ... -->: no such kind of block; there are numbers, trainings, seeds and trials"
+        )
     if kind == "trials":
         path = root / "docs/trials" / f"{names[0]}.csv"
         if not path.is_file():
@@ -54,6 +59,8 @@ def _rows(kind: str, names: Sequence[str], runs: Mapping[str, RunSettings], root
         if name not in runs:
             raise GenlibError(f"<!-- {kind}: {name} -->: no such run in params.yaml; name one of {', '.join(runs)}")
     lanes = {name: runs[name].lane for name in names}
+    if kind == "seeds":
+        return _seeds(lanes, bands.load(root / bands.PATH))
     results = {
         name: read_run(name, root / "runs" / lane / name, root / "metrics" / lane / f"{name}.json")
         for name, lane in lanes.items()
@@ -103,6 +110,25 @@ def _trainings(results: Mapping[str, RunResults]) -> Iterator[Sequence[str]]:
             f"{made.hardware}{threads}",
             text.duration(made.seconds),
         ]
+
+
+def _seeds(lanes: Mapping[str, str], known: bands.Bands) -> Iterator[Sequence[str]]:
+    """Means over trainings, with their standard deviations."""
+    metrics = {key: catalogue.METRICS[key] for key in _OVER_SEEDS}
+    yield ["", "trainings", *(f"{metric.label} ({metric.better} is better)" for metric in metrics.values())]
+    for name, lane in lanes.items():
+        measured = known.of(f"{lane}/{name}").measured
+        if measured is None:
+            raise GenlibError(
+                f"<!-- seeds: {name} -->: {bands.PATH} has no bands of it; "
+                "python -m stages.verify --measure writes them"
+            )
+        cells = []
+        for key in metrics:
+            band = measured.bands.get(key)
+            mean, std = (0.0, 0.0) if band is None else bands.values_behind(band)
+            cells.append("" if band is None else tables.said(key, Measured(mean=mean, std=std)))
+        yield [name, str(len(measured.results)), *cells]
 
 
 def _trials(path: Path) -> Iterator[Sequence[str]]:
