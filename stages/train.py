@@ -52,7 +52,7 @@ def _train(
     settings, on = everything.run(name), launch.own_device(device.choose(everything.threads), team, os.environ)
     card, train, val = open_card(data), open_split(data, "train").images, open_split(data, "val").images
     shape = (card["channels"], card["image_size"], card["image_size"])
-    _check_code(name, settings, len(train), len(open_split(data, "test").images))
+    _check_code(name, settings, card["counts"]["train"], card["counts"]["test"])
     state = training.start(settings, everything.seed, shape, on, team, graph)
     measuring = features.load(network, on) if objectives.judged(state.objective) else None
     judged_by = None if measuring is None else measuring.sha256

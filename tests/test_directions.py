@@ -30,7 +30,7 @@ SETTINGS = EvaluateSettings.model_validate(
         "pairs": 200,
         "nearest_images": 300,
         "covered_share": 0.03,
-        "importance": {"samples": 1, "images": 1},
+        "importance": {"samples": 1, "images": 2},
         "importance_of": {},
         "features": "domain",
     }

@@ -368,8 +368,8 @@ def project(folder: Path, raw: dict[str, Any], labels: str, make: dict[str, Spli
     """params.yaml (JSON is YAML) with features.faces made small, and a processed dataset faces."""
     small = {"net": "residual", "epochs": 1, "batch_size": 20, "lr": 3e-3, "width": 2, "shift": 2, "flip": True}
     raw["features"] = {"faces": small | {"seed": 0}}
-    for run in raw["runs"].values():
-        run["features"] = "faces"
+    raw["runs"] = {name: run for name, run in raw["runs"].items() if run["dataset"] == "faces"}
+    raw["evaluate"]["importance_of"] = {}
     (folder / "params.yaml").write_text(json.dumps(raw))
     data = folder / "data" / "faces"
     data.mkdir(parents=True)

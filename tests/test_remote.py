@@ -41,8 +41,12 @@ def with_people(project: Project, mirror: Path) -> None:
     path, yaml = project.folder / "params.yaml", YAML()
     raw: Any = yaml.load(path)
     raw["data"]["lfw"] = {"source": {"kind": "lfw"}, "image_size": 32, "crop": 50, "validation_images": 2}
-    run = {"lane": "presentation", "dataset": "lfw", "features": "digits", "model": "vae", "net": "dcgan"}
-    raw["runs"]["lfw-vae"] = run | {"batch_size": 2}
+    committed = YAML(typ="safe").load(ROOT / "params.yaml")
+    raw["data"]["faces"] = committed["data"]["faces"] | {"image_size": 32}
+    raw["data"]["faces"]["source"] |= {"train_images": 60, "validation_images": 20, "test_images": 120}
+    raw["features"]["faces"] = committed["features"]["faces"] | {"epochs": 1, "batch_size": 20, "width": 2}
+    run = {"lane": "presentation", "dataset": "lfw", "features": "faces", "model": "vae", "net": "dcgan"}
+    raw["runs"]["lfw-vae"] = run | {"batch_size": 2, "latent_dim": 2}
     raw["lanes"]["presentation"] = {"title": "People"}
     yaml.dump(raw, path)
     project.dvc("repro", "sample@lfw-vae", GENLIB_MIRROR=str(mirror))
@@ -124,6 +128,7 @@ def test_what_was_never_pushed_is_made_again_without_training(pushed: Pushed, pu
     assert clone.call("git", "status", "--porcelain") == ""
     assert (clone.folder / "runs" / "demo" / "digits-gan" / "real" / "data.png").exists()
     # What cannot be had again, for want of a mirror, is said; a dry run asks no official source.
+    clone.dvc("repro", "--pull", "features@faces")
     said = clone.dvc("repro", "--pull", "--dry", "sample@lfw-vae", status=255)
     assert "Unable to pull data for stage: 'download@lfw'" in said
 

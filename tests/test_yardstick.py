@@ -52,7 +52,7 @@ def settings(**changes: Any) -> EvaluateSettings:
         "pairs": 50,
         "nearest_images": 100,
         "covered_share": 0.03,
-        "importance": {"samples": 1, "images": 1},
+        "importance": {"samples": 1, "images": 2},
         "importance_of": {},
         "features": "domain",
     }
