@@ -136,13 +136,13 @@ def test_the_elbo_is_the_likelihood_less_the_divergence(name: str, small: Small)
 
 
 def test_bits_per_dim_by_hand() -> None:
-    """784 fair coins are one bit each; a uniform density on 0..1 says nothing of a level: 8 bits."""
+    """784 fair coins are one bit each; a density of 1 says that a step of 1/255 has a probability of 1/255."""
     assert encoders.bits_per_dim(784 * math.log(2), 784, discrete=True) == pytest.approx(1)
-    assert encoders.bits_per_dim(0.0, 784, discrete=False) == pytest.approx(8)
-    assert encoders.bits_per_dim(-10 * math.log(2), 5, discrete=False) == pytest.approx(6)
+    assert encoders.bits_per_dim(0.0, 784, discrete=False) == pytest.approx(math.log2(255))
+    assert encoders.bits_per_dim(-10 * math.log(2), 5, discrete=False) == pytest.approx(math.log2(255) - 2)
 
 
-@pytest.mark.parametrize(("name", "levels"), [("vae", 8.0), ("bernoulli_vae", 0.0)])
+@pytest.mark.parametrize(("name", "levels"), [("vae", math.log2(255)), ("bernoulli_vae", 0.0)])
 def test_bits_per_dim_are_of_the_bound_on_the_likelihood(name: str, levels: float, small: Small) -> None:
     found = encoders.of_likelihood(made(small, name), TEST, FEW)
     assert found["bits_per_dim"] == pytest.approx(found["nll"] / DIMENSIONS / math.log(2) + levels)

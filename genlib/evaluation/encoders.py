@@ -20,7 +20,7 @@ from genlib.objectives._shared import latent_loss, reparameterize
 from genlib.settings import ImportanceSettings
 
 _BATCH = 500
-_LEVELS = 256  # of a pixel
+_STEPS = 255  # between the levels of a pixel, which are 0..255
 
 Numbers = dict[str, float]
 
@@ -143,10 +143,10 @@ def likelihood_card(model: Model, test: Images, importance: ImportanceSettings) 
 def bits_per_dim(nats: float, dimensions: int, discrete: bool) -> float:
     """Negative log-likelihood of an image in nats to bits for each of its numbers.
 
-    A density of pixels scaled to 0..1 (not `discrete`) is that of levels 0..255 times 256 for each: log2(256) is added,
-    so that it compares with what is published for 8-bit images (Theis et al. 2016, section 3.1).
+    Levels 0..255 scaled to 0..1 are 1/255 apart, so a density of them (not `discrete`) is their probability times 255
+    for each: log2(255) is added, to compare with what is published for 8-bit images (Theis et al. 2016, section 3.1).
     """
-    return nats / (dimensions * math.log(2)) + (0.0 if discrete else math.log2(_LEVELS))
+    return nats / (dimensions * math.log(2)) + (0.0 if discrete else math.log2(_STEPS))
 
 
 def _errors(originals: Images, others: Images) -> NDArray[np.float64]:

@@ -32,7 +32,7 @@ SPLITS = {"train": "training", "val": "validation", "test": "test"}
 SOURCES = {
     "mirror": "a mirror",
     "official": "the official address",
-    "drawn": "drawn by this project's code",
+    "drawn": "this project's code",
     "folder": "a folder of the user's own",
 }
 

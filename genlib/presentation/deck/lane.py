@@ -233,12 +233,8 @@ def _shown(key: str, settings: Mapping[str, object]) -> bool:
 def origin(card: Card) -> str:
     """Where a dataset came from, in few words, and what of it this is."""
     sources = list(dict.fromkeys(catalogue.SOURCES.get(file.source, file.source) for file in card.origin.files))
-    said = f"{card.title} {' and '.join(_from(source) for source in sources)}"
+    said = f"{card.title} from {' and '.join(sources)}"
     return f"{said} ({card.edition})" if card.edition else said
-
-
-def _from(source: str) -> str:
-    return source if source.startswith("drawn") else f"from {source}"
 
 
 def missing_run(what: str, line: str, lane: str) -> Missing:
