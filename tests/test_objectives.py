@@ -11,6 +11,7 @@ from torch.distributions import Independent, Normal, kl_divergence
 from torch.nn import functional as F
 
 from genlib import objectives, rng
+from genlib.adam import Adam
 from genlib.objectives import _shared, ae, gan, vae
 from genlib.objectives._shared import generation_loss, latent_loss
 from genlib.settings import RunSettings
@@ -93,6 +94,27 @@ def test_each_optimizer_holds_exactly_its_players_weights(small: Small) -> None:
             held = {id(weight) for group in optimizer.param_groups for weight in group["params"]}
             own = {id(w) for name in objectives.get(model).PLAYERS[player] for w in networks[name].parameters()}
             assert held == own
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_adam_is_torchs_to_the_byte(fused: bool) -> None:
+    """Steps, a state that is taken down and put back, and gradients that are set to none."""
+    trained = []
+    for kind in (torch.optim.Adam, Adam):
+        weight = nn.Parameter(drawn(4, 3))
+        optimizer = kind([weight], lr=0.1, betas=(0.5, 0.9), fused=fused)
+        for number in range(5):
+            if number == 3:
+                kept = optimizer.state_dict()
+                optimizer = kind([weight], lr=0.7, fused=fused)
+                optimizer.load_state_dict(kept)
+            (weight * drawn(4, 3, seed=number)).sum().backward()
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
+            assert weight.grad is None
+        trained.append([weight, *optimizer.state[weight].values()])
+    assert same(*trained)
+    assert not torch.equal(trained[0][0], drawn(4, 3))
 
 
 def test_adam_has_the_settings(small: Small) -> None:

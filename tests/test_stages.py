@@ -51,7 +51,7 @@ SAMPLES, TESTS = 140, 110
 AS_MODULE = """
 import atexit, runpy, sys
 name = sys.argv.pop(1)
-heavy = {"torch", "torchvision", "mlflow", "matplotlib"}
+heavy = {"torch", "torchvision", "mlflow", "matplotlib", "torch._dynamo", "sympy"}
 
 def say():
     if "threadpoolctl" in sys.modules:
@@ -204,7 +204,8 @@ def test_no_byte_depends_on_what_is_around(
     write_params(tiny())
     succeeded("preprocess", "digits", "--raw", raw, "--out", DATA)
     monkeypatch.delenv("GENLIB_TRACKING")  # on is also what holds without it
-    succeeded("features", "digits", "--data", DATA, "--model", NETWORK, "--metrics", NETWORK.with_name("metrics.json"))
+    outputs = ("--model", NETWORK, "--metrics", NETWORK.with_name("metrics.json"))
+    assert "dynamo" not in succeeded("features", "digits", "--data", DATA, *outputs)
     succeeded("train", "t-gan", *options(train_arguments("t-gan")))
     monkeypatch.setenv("GENLIB_TRACKING", "off")  # it was on long enough: it costs seconds
     succeeded("sample", *options(sample_arguments("t-gan"), "model"))
@@ -237,6 +238,15 @@ def test_without_tracking_mlflow_is_not_imported(stage: str, project: dict[str, 
     assert "mlflow" not in imported
     assert "torchvision" not in imported
     assert not list(Path().rglob("mlflow.db"))
+
+
+@pytest.mark.parametrize("stage", ["train", "sample", "evaluate"])
+def test_torchs_compiler_is_not_imported(stage: str, project: dict[str, str]) -> None:
+    """Nor sympy, which it needs: together a second and 150 MiB in each process, and nothing is compiled."""
+    imported = project[stage].splitlines()[-1]
+    assert "'torch'" in imported
+    assert "dynamo" not in imported
+    assert "sympy" not in imported
 
 
 def test_nothing_half_written_is_left(project: dict[str, str]) -> None:

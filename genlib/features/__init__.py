@@ -19,6 +19,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from genlib import rng
+from genlib.adam import Adam
 from genlib.data.arrays import Images, Labels, Split
 from genlib.data.batches import resident, to_float
 from genlib.errors import GenlibError
@@ -97,7 +98,7 @@ def train(
     steps = len(images) // settings.batch_size
     if steps == 0:
         raise GenlibError(f"features: batch_size {settings.batch_size} is more than the {len(images)} training images")
-    optimizer = torch.optim.Adam(classifier.parameters())
+    optimizer = Adam(classifier.parameters())
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps * settings.epochs)
     for epoch in range(1, settings.epochs + 1):
         order = torch.randperm(len(images), generator=rng.generator(seed, "classifier order", epoch)).to(device)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from torch import nn
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 FILE_BYTES = 4 << 30
@@ -77,4 +77,13 @@ def fill(networks: Mapping[str, nn.Module], file: Any, device: torch.device) -> 
         for name, tensor in tensors.items():
             if not torch.isfinite(tensor).all():
                 raise ValueError(f"{part}.{name} has values that are not finite")
-        network.to_empty(device=device).load_state_dict(tensors)  # the memory format stays that of the network
+        placed = {name: _placed(tensors[name], like, device) for name, like in network.state_dict().items()}
+        network.load_state_dict(placed, assign=True)
+
+
+def _placed(tensor: Tensor, like: Tensor, device: torch.device) -> Tensor:
+    """On the device, in the order in memory that the network has.
+
+    What `to_empty` of a network does, too, but on the meta device it imports what torch's compiler needs (sympy).
+    """
+    return torch.empty_strided(like.shape, like.stride(), dtype=like.dtype, device=device).copy_(tensor)

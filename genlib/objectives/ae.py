@@ -40,7 +40,7 @@ def build(settings: Settings, shape: nets.Shape) -> "dict[str, nn.Module]":
 
 def optimizer(player: str, networks: "Networks", settings: Settings) -> "Optimizer":
     """Adam on both networks."""
-    from torch.optim import Adam
+    from genlib.adam import Adam
 
     weights = [weight for name in PLAYERS[player] for weight in networks[name].parameters()]
     on_gpu = weights[0].is_cuda

@@ -46,7 +46,7 @@ def build(settings: Settings, shape: nets.Shape) -> "dict[str, nn.Module]":
 
 def optimizer(player: str, networks: "Networks", settings: Settings) -> "Optimizer":
     """Adam on both networks; fused, since the rest of a step is so short that it would take a sixth of the time."""
-    from torch.optim import Adam
+    from genlib.adam import Adam
 
     weights = [weight for name in PLAYERS[player] for weight in networks[name].parameters()]
     return Adam(weights, lr=settings.lr, fused=True, capturable=weights[0].is_cuda)

@@ -52,7 +52,7 @@ def build(settings: Settings, shape: nets.Shape) -> "dict[str, nn.Module]":
 
 def optimizer(player: str, networks: "Networks", settings: Settings) -> "Optimizer":
     """Adam on one player's weights."""
-    from torch.optim import Adam
+    from genlib.adam import Adam
 
     weights = list(networks[player].parameters())
     on_gpu = weights[0].is_cuda
