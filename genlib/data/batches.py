@@ -41,7 +41,7 @@ def resident(images: Images, device: torch.device) -> Tensor:
 
 def to_float(images: Tensor) -> Tensor:
     """uint8 to float32 in 0..1."""
-    return images.to(torch.float32) / 255
+    return images.to(torch.float32).div_(255)
 
 
 def to_uint8(images: Tensor) -> Tensor:
@@ -59,6 +59,7 @@ def shuffled(
 ) -> Generator[Tensor]:
     """The images once, in an order that depends on (seed, epoch) only; float32 in 0..1, batch_size C H W.
 
+    Channels are last in memory, as in the networks: these would lay out every batch anew, each time they read it.
     The incomplete last batch is left out (another one each epoch): batch norm behaves badly on a few images.
     `flip`: each image is mirrored left to right with probability 1/2, which depends on (seed, epoch) only, too.
     `rows`: of each batch, only these.
@@ -66,15 +67,16 @@ def shuffled(
     count = len(images) // batch_size
     order = torch.randperm(len(images), generator=rng.generator(seed, "order", epoch))
     order = order[: count * batch_size].view(count, batch_size)[:, rows]
-    mirrored = None
+    sides = None
     if flip:
-        mirrored = torch.rand(len(images), generator=rng.generator(seed, "flips", epoch)).lt(0.5)
-        mirrored = mirrored[order].to(images.device)
+        mirrored = torch.rand(len(images), generator=rng.generator(seed, "flips", epoch)).lt(0.5)[order]
+        own = order.shape[1]
+        sides = (own * mirrored + torch.arange(own)).to(images.device)  # of a batch, followed by its mirror images
     with closing(_gathered(images, order)) as batches:
         for index, batch in enumerate(batches):
-            if mirrored is not None:
-                batch = torch.where(mirrored[index, :, None, None, None], batch.flip(3), batch)
-            yield to_float(batch)
+            if sides is not None:
+                batch = torch.cat([batch, batch.flip(3)]).index_select(0, sides[index])
+            yield to_float(batch.contiguous(memory_format=torch.channels_last))
 
 
 def _gathered(images: Tensor | Streamed, order: Tensor) -> Generator[Tensor]:
@@ -83,7 +85,7 @@ def _gathered(images: Tensor | Streamed, order: Tensor) -> Generator[Tensor]:
         yield from images.gathered(order)
     else:
         for chosen in order.to(images.device):
-            yield images[chosen]
+            yield images.index_select(0, chosen)
 
 
 def in_order(images: Tensor | Streamed, batch_size: int) -> Iterator[Tensor]:
