@@ -37,7 +37,7 @@ def test_the_textbook_computes_genlibs_losses(model: str, net: str, small: Small
     shape = (1, 28, 28) if net == "deck28" else (3, 32, 32)
     settings = small(model, net=net, width=4, **OWN[model])
     images = torch.from_numpy(np.random.default_rng(0).integers(0, 256, (STEPS * 10, *shape), np.uint8))
-    batches = list(shuffled(images, 10, seed=0, epoch=1))
+    batches = [batch.contiguous() for batch in shuffled(images, 10, seed=0, epoch=1)]  # randn_like draws as they lie
     ours, theirs = (training.start(settings, 0, shape, CPU) for _ in range(2))
     noise = rng.generator(0, "noise", 1)
     expected = [ours.objective.train_step(ours.networks, ours.optimizers, x, noise, settings) for x in batches]
