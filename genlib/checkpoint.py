@@ -23,11 +23,11 @@ from torch import Tensor
 
 from genlib.claims import claimed
 from genlib.device import cuda_libraries, processor
-from genlib.distributed import ALONE, Team
 from genlib.errors import GenlibError
 from genlib.files import digest, write_bytes
 from genlib.models import weights
 from genlib.settings import MOST, Frozen, ProgressSettings, RunSettings
+from genlib.training.distributed import ALONE, Team
 
 if TYPE_CHECKING:
     from genlib.training import Training
@@ -306,13 +306,13 @@ def identity(
     `network`: sha256 of the measuring network that judges samples; None for models that are not judged. `processes`:
     how many train together, by which sums are rounded. `graph`: whether steps may be replayed from a CUDA graph.
     """
-    modules = ["training", "distributed", "averaging", "rng", "data.batches", "data.streaming"]
-    modules += ["nets.layers", f"nets.{settings.net}"]
+    modules = ["training", "training.distributed", "training.averaging", "adam", "rng"]
+    modules += ["data.batches", "data.streaming", "nets.layers", f"nets.{settings.net}"]
     modules += ["objectives._shared", f"objectives.{settings.model}"]
     if graph:
-        modules.append("graphs")
+        modules.append("training.graphs")
     if network is not None:
-        modules += ["judging", "features", "features.classifiers", "metrics.frechet", "metrics.classes"]
+        modules += ["training.judging", "features", "features.classifiers", "metrics.frechet", "metrics.classes"]
     return {
         "settings": settings.model_dump(),
         "seed": seed,

@@ -22,9 +22,9 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from genlib.distributed import ALONE, LostError, Team
 from genlib.errors import GenlibError
 from genlib.terminal import Terminated
+from genlib.training.distributed import ALONE, LostError, Team
 
 PROCESSES = "GENLIB_PROCESSES"
 

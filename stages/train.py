@@ -8,14 +8,15 @@ from typing import Annotated
 
 import typer
 
-from genlib import checkpoint, device, features, graphs, history, judging, launch, models, objectives, params, training
+from genlib import checkpoint, device, features, launch, models, objectives, params, training
 from genlib.data.arrays import open_card, open_split
-from genlib.distributed import Team
 from genlib.errors import GenlibError
 from genlib.figures.grids import grid
 from genlib.files import digest, write_json
 from genlib.settings import RunSettings
 from genlib.tracking import MODEL_TAG, Tracker, new_run
+from genlib.training import graphs, history, judging
+from genlib.training.distributed import Team
 from stages.command import run
 
 

@@ -171,10 +171,11 @@ def trained_lane() -> Path:
 def _train(run: str, folders: Folders) -> None:
     import torch
 
-    from genlib import history, models, training
+    from genlib import models, training
     from genlib.data.arrays import Split
     from genlib.figures import gallery
     from genlib.settings import ProgressSettings, SampleSettings
+    from genlib.training import history
 
     settings, dataset, folder = trained_settings(run), run.partition("-")[0], folders.runs / run
     train, heldout = toys(dataset, 60, 1), toys(dataset, 20, 2)

@@ -18,13 +18,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from genlib import distributed, launch, objectives, training
+from genlib import launch, objectives, training
 from genlib.data import batches
 from genlib.data.arrays import Images
-from genlib.distributed import Team
 from genlib.errors import GenlibError
 from genlib.settings import ProgressSettings
 from genlib.terminal import guarded, listen
+from genlib.training import distributed
+from genlib.training.distributed import Team
 
 PROGRESS = ProgressSettings(frames=2, images=3, codes=3, rows_per_epoch=2, judged=4)
 

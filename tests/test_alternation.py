@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from genlib import models, objectives
 from genlib.errors import GenlibError
-from genlib.metrics.alternation import half_steps
+from genlib.metrics.steps.alternation import half_steps
 from genlib.models import Model
 from genlib.settings import RunSettings
 

@@ -9,9 +9,9 @@ from torch import nn
 from trainings import COUNT, CPU, HELD_OUT, PROGRESS, SHAPE, Bars, Small, advance
 
 from genlib import objectives, rng, training
-from genlib.averaging import average_into, decay
 from genlib.data import batches
 from genlib.errors import GenlibError
+from genlib.training.averaging import average_into, decay
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,8 +8,8 @@ from torch import nn
 
 from genlib import rng
 from genlib.errors import GenlibError
-from genlib.history import describe
 from genlib.nets import dcgan
+from genlib.training.history import describe
 
 SIZES = (32, 64, 128)
 WIDTH = 4

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from genlib import checkpoint, device, launch
-from genlib.distributed import ALONE, Team
 from genlib.errors import GenlibError
 from genlib.memory import is_shortage
 from genlib.settings import ProgressSettings, RunSettings
+from genlib.training.distributed import ALONE, Team
 
 Small = Callable[..., RunSettings]
 

@@ -26,9 +26,9 @@ from torch.distributed import run as torchrun
 from torch.nn import functional as F
 
 from genlib import checkpoint, launch, objectives
-from genlib.distributed import ALONE, Team
 from genlib.errors import GenlibError
 from genlib.nets import layers
+from genlib.training.distributed import ALONE, Team
 from stages import download, features, preprocess, train
 
 ROOT = Path(__file__).resolve().parent.parent

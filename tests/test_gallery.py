@@ -13,12 +13,13 @@ from numpy.typing import NDArray
 from PIL import Image, ImageSequence
 from ruamel.yaml import YAML
 
-from genlib import history, models, objectives, rng, training
+from genlib import models, objectives, rng, training
 from genlib.data.arrays import Split
 from genlib.errors import GenlibError
 from genlib.figures import gallery
 from genlib.figures.grids import fitting_scale, grid
 from genlib.settings import ProgressSettings, RunSettings, SampleSettings
+from genlib.training import history
 from stages import sample
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from genlib.errors import GenlibError
-from genlib.metrics.gradient_variance import GradientEstimate, GradientVariance, gradient_variance
+from genlib.metrics.steps.gradient_variance import GradientEstimate, GradientVariance, gradient_variance
 
 Array = NDArray[np.float64]
 DRAWS = 4000

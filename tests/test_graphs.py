@@ -11,12 +11,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genlib import bands, checkpoint, graphs, models, objectives, training
+from genlib import bands, checkpoint, models, objectives, training
 from genlib.checkpoint import Keeper
 from genlib.data import batches
 from genlib.errors import GenlibError
-from genlib.graphs import SWITCH, Outcome, State, Step
 from genlib.settings import ProgressSettings, RunSettings
+from genlib.training import graphs
+from genlib.training.graphs import SWITCH, Outcome, State, Step
 from stages import train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -149,8 +150,8 @@ def test_the_cpu_has_no_graph(small: Small, bars: Bars, monkeypatch: pytest.Monk
 
 def test_only_a_graph_changes_what_a_state_is_recognised_by(small: Small, progress: ProgressSettings) -> None:
     plain, graph = (checkpoint.identity(small("ae"), 0, 1, progress, {}, CPU, graph=graph) for graph in (False, True))
-    assert graph["code"].keys() - plain["code"].keys() == {"graphs"}
-    assert "graphs" not in checkpoint.identity(small("ae"), 0, 1, progress, {}, CPU)["code"]
+    assert graph["code"].keys() - plain["code"].keys() == {"training.graphs"}
+    assert "training.graphs" not in checkpoint.identity(small("ae"), 0, 1, progress, {}, CPU)["code"]
 
 
 def test_a_graph_is_told_of_where_results_may_differ() -> None:

@@ -9,7 +9,7 @@ from trainings import COUNT, CPU, HELD_OUT, IDENTITY, KINDS, PROGRESS, SHAPE, Ba
 from genlib import models, rng, training
 from genlib.checkpoint import Keeper
 from genlib.data import batches
-from genlib.judging import Judge
+from genlib.training.judging import Judge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -11,7 +11,7 @@ from genlib import rng
 from genlib.errors import GenlibError
 from genlib.features import MeasuringNetwork
 from genlib.features.classifiers import build
-from genlib.judging import Judge, collapse, judge
+from genlib.training.judging import Judge, collapse, judge
 
 NAMES = tuple("abcdefg")
 CARD = {"labels": "classes", "classes": list(NAMES)}

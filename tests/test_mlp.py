@@ -5,8 +5,8 @@ import torch
 from torch import Tensor, nn
 
 from genlib import nets, rng
-from genlib.history import describe
 from genlib.nets import mlp
+from genlib.training.history import describe
 
 SHAPE = (1, 28, 28)
 

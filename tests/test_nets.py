@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from genlib import nets, rng
 from genlib.errors import GenlibError
-from genlib.history import describe
 from genlib.nets import deck28
+from genlib.training.history import describe
 
 SHAPE = (1, 28, 28)
 

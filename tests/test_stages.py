@@ -19,11 +19,12 @@ from PIL import Image
 from ruamel.yaml import YAML
 
 from genlib import features as measuring
-from genlib import judging, models, params
+from genlib import models, params
 from genlib.errors import GenlibError
 from genlib.evaluation import inception
 from genlib.features.classifiers import build
 from genlib.files import digest
+from genlib.training import judging
 from stages import download, evaluate, features, preprocess, present, sample, train
 from stages.command import run
 

@@ -12,10 +12,11 @@ from safetensors.torch import load_file
 from torch.nn import functional as F
 from trainings import COUNT, CPU, HELD_OUT, IDENTITY, KINDS, PROGRESS, SHAPE, Bars, Small, advance, outputs, trained
 
-from genlib import history, models, objectives, rng, training
+from genlib import models, objectives, rng, training
 from genlib.checkpoint import Keeper
 from genlib.errors import GenlibError
 from genlib.settings import ProgressSettings
+from genlib.training import history
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 

@@ -8,12 +8,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from genlib import history, judging, models, objectives, rng, training
+from genlib import models, objectives, rng, training
 from genlib.checkpoint import Keeper
 from genlib.features import MeasuringNetwork
 from genlib.features.classifiers import build
-from genlib.judging import Judge
 from genlib.settings import ProgressSettings, RunSettings
+from genlib.training import history, judging
+from genlib.training.judging import Judge
 
 CPU = torch.device("cpu")
 SHAPE = (1, 28, 28)

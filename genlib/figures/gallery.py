@@ -22,8 +22,8 @@ from genlib.errors import GenlibError
 from genlib.figures import animation, curves, grids, latent, moments
 from genlib.figures.neighbours import nearest, neighbours
 from genlib.files import write_json
-from genlib.metrics.alternation import alternating, half_steps
-from genlib.metrics.gradient_variance import gradient_variance
+from genlib.metrics.steps.alternation import alternating, half_steps
+from genlib.metrics.steps.gradient_variance import gradient_variance
 from genlib.models import Model
 from genlib.settings import SampleSettings
 

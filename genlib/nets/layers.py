@@ -45,7 +45,7 @@ class Dropout(nn.Dropout):
 def kept(like: Tensor, p: float) -> Tensor:
     """Factors for what is `like` this: 0 with probability p, else 1 / (1 - p), of 16 bits each.
 
-    Like a function of torch's own, it can be overridden by a torch function mode (`genlib.distributed`).
+    Like a function of torch's own, it can be overridden by a torch function mode (`genlib.training.distributed`).
     """
     if has_torch_function_unary(like):
         answer: Tensor = handle_torch_function(kept, (like,), like, p)

@@ -70,7 +70,7 @@ def draws_from_prior(objective: Objective) -> bool:
 
 
 def judged(objective: Objective) -> bool:
-    """Whether samples are judged after each epoch of training, and the best checkpoint is kept (`genlib.judging`)."""
+    """Whether samples are judged after each epoch (`genlib.training.judging`), and the best checkpoint is kept."""
     return bool(getattr(objective, "JUDGED", False))
 
 

@@ -15,16 +15,17 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from genlib import device, graphs, judging, objectives, rng
-from genlib.averaging import average_into, decay
+from genlib import device, objectives, rng
 from genlib.data.arrays import Images
 from genlib.data.batches import in_order, placed, shuffled, to_float, to_uint8
 from genlib.data.streaming import Streamed
-from genlib.distributed import ALONE, Team
 from genlib.errors import GenlibError
-from genlib.judging import Judge
 from genlib.memory import fitting_batch, is_shortage
 from genlib.settings import ProgressSettings, RunSettings
+from genlib.training import graphs, judging
+from genlib.training.averaging import average_into, decay
+from genlib.training.distributed import ALONE, Team
+from genlib.training.judging import Judge
 
 if TYPE_CHECKING:
     from genlib.checkpoint import Keeper
