@@ -25,7 +25,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parent.parent
 _IMPORTED = (
     *("dvc.cli.parser", "dvc.repo", "dvc.repo.reproduce", "mlflow", "mlflow.store.tracking.sqlalchemy_store"),
-    *("torch._dynamo", "torch.optim.swa_utils", "genlib.checkpoint", "genlib.data.kinds.digits"),
+    *("torch.optim.swa_utils", "genlib.checkpoint", "genlib.data.kinds.digits"),
     *("genlib.data.processed", "genlib.data.sources", "genlib.evaluation", "genlib.features", "genlib.figures.curves"),
     *("genlib.figures.gallery", "genlib.presentation.site", "genlib.tracking"),
     *("genlib.training.history", "genlib.training.judging"),
