@@ -230,6 +230,7 @@ def _chosen_step(
     if training.graph:
         with precision:
             images = to_float(train_images[: training.settings.batch_size])
+            images = images.contiguous(memory_format=torch.channels_last)  # as `shuffled` gives them
             replayed = graphs.captured(training, step, noise, images)
         training.graph = replayed is not None
         step = replayed or step
