@@ -1,6 +1,6 @@
 """One training in a process of its own, for `benchmarks.training`: it trains while it has its turn, and waits between.
 
-    python -m benchmarks.contestant KIND RUN --data FOLDER --threads N --workers N --began SECONDS
+    python -m benchmarks.contestant KIND RUN --data FOLDER --threads N --workers N [--precision P] --began SECONDS
 
 KIND: `textbook` or `genlib`, whole; `textbook-bare` or `genlib-bare`, without a loader and, genlib, without what makes
 it fast, but with what is freed kept in both: otherwise it depends on where a process's blocks happen to lie whether
@@ -9,7 +9,8 @@ autoencoder that sees the same few batches again and again has such gradients, w
 of their rate, for the first 50 steps. `matmul` and `triad`: no training but what the machine can compute, and what its
 memory can move.
 After its first step it prints a line of JSON, then one for each line "SECONDS STEPS" that it reads, the least that it
-trains in that turn. It ends with its standard input.
+trains in that turn. It ends with its standard input. The device is that of GENLIB_DEVICE. On a CUDA device a turn ends
+when its last step is computed, memory is what torch took of the device's, and there is no `bare`.
 """
 
 import itertools
@@ -36,6 +37,7 @@ from genlib.data.arrays import Images, open_split
 from genlib.data.batches import to_float
 from genlib.memory import keep_freed
 from genlib.settings import ProgressSettings, RunSettings
+from genlib.training import graphs
 from stages.command import run
 
 Kind = Literal["textbook", "genlib", "textbook-bare", "genlib-bare", "matmul", "triad"]
@@ -44,11 +46,13 @@ SHAPES = {"digits": (1, 28, 28), "mnist": (1, 28, 28)}
 FACES = (3, 64, 64)
 _DRAWN = 8000
 _BARE_BATCHES = 8
-_MATMUL = 1024
+_MATMUL = {"cpu": 1024, "cuda": 8192}
 _TRIAD = 2**27  # numbers in each of three arrays, 1.5 GiB in all: several times the largest caches
 _WARM_SECONDS = 0.1
 _EPOCHS = 10_000
 CPU = torch.device("cpu")
+COUNTS_WORK = {"cpu": "genlib-bare", "cuda": "genlib"}
+"""Which contestant says what a step has to do: one whose memory nobody looks at."""
 _PROGRESS = ProgressSettings(frames=2, images=1, codes=1, rows_per_epoch=10, judged=2)
 
 
@@ -58,8 +62,8 @@ class Turns:
     The first tenth of a second of a turn, and at least one step, are not counted: caches are cold, queues are full.
     """
 
-    def __init__(self, batch_size: int, first: Callable[[], dict[str, Any]]) -> None:
-        self.batch_size, self._first = batch_size, first
+    def __init__(self, batch_size: int, on: torch.device, first: Callable[[], dict[str, Any]] = dict) -> None:
+        self.batch_size, self._on, self._first = batch_size, on, first
         self._started = False
         self._began = self._counted = self._counted_cpu = self._seconds = 0.0
         self._steps = self._least = 0
@@ -68,16 +72,24 @@ class Turns:
         now = time.perf_counter()
         if not self._started:
             self._started = True
+            self.computed()
             self._wait(self._first())
         elif self._steps == 0:
             if now - self._began >= _WARM_SECONDS:
-                self._counted, self._counted_cpu, self._steps = now, time.process_time(), 1
+                self._counted, self._counted_cpu, self._steps = self.computed(), time.process_time(), 1
         elif now - self._counted < self._seconds or self._steps <= self._least:
             self._steps += 1
         else:
-            images, cpu = self._steps * self.batch_size, time.process_time() - self._counted_cpu
-            rates = {"images_per_second": images / (now - self._counted), "images_per_cpu_second": images / cpu}
-            self._wait({**rates, "peak_mib": _peak_mib()})
+            images, seconds = self._steps * self.batch_size, self.computed() - self._counted
+            cpu = time.process_time() - self._counted_cpu
+            rates = {"images_per_second": images / seconds, "images_per_cpu_second": images / cpu}
+            self._wait({**rates, "peak_mib": _peak_mib(self._on)})
+
+    def computed(self) -> float:
+        """The time when all is computed that was asked of the device."""
+        if self._on.type == "cuda":
+            torch.cuda.synchronize(self._on)
+        return time.perf_counter()
 
     def _wait(self, said: dict[str, Any]) -> None:
         print(json.dumps(said), flush=True)
@@ -88,52 +100,42 @@ class Turns:
         self._seconds, self._least, self._steps, self._began = float(seconds), int(least), 0, time.perf_counter()
 
 
-class _Watched:
-    """An objective that reports each of its training steps."""
-
-    def __init__(self, objective: objectives.Objective, turns: Turns) -> None:
-        self._objective, self._turns = objective, turns
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._objective, name)
-
-    def train_step(self, *arguments: Any) -> dict[str, Tensor]:
-        losses = self._objective.train_step(*arguments)
-        self._turns.step()
-        return losses
-
-
 def main(
     kind: Annotated[str, typer.Argument(help="textbook, genlib, textbook-bare, genlib-bare, matmul or triad.")],
     name: Annotated[str, typer.Argument(metavar="RUN", help="A run of params.yaml.")],
     data: Annotated[Path, typer.Option(help="Folder of processed datasets.")],
     threads: Annotated[int, typer.Option(min=1, help="Threads of torch.")],
     workers: Annotated[int, typer.Option(min=0, help="Processes of the textbook's loader.")] = 0,
+    precision: Annotated[str | None, typer.Option(help="That of genlib's training; without it, the run's own.")] = None,
     began: Annotated[float, typer.Option(help="When this process was started, in seconds since 1970.")] = 0.0,
 ) -> None:
     """Train in turns."""
     torch.set_num_threads(threads)
+    on = device.named()
     if kind == "matmul":
-        _multiply(Turns(1, dict))
+        _multiply(Turns(1, on), on)
     if kind == "triad":
-        _triad(Turns(1, dict))
+        _triad(Turns(1, on), on)
     settings = params.load().run(name)
+    settings = settings.model_copy(update={"precision": precision or settings.precision})
     images, source = load(data, settings)
 
     def first() -> dict[str, Any]:
-        per_image = {"flops_per_image": work.flops, "bytes_per_image": work.bytes}
-        return {"first_step_seconds": time.time() - began, "source": source, **per_image}
+        said = {"first_step_seconds": time.time() - began, "source": source}
+        if kind == COUNTS_WORK[on.type]:
+            work = work_per_image(settings, _shape(images))
+            said |= {"flops_per_image": work.flops, "bytes_per_image": work.bytes}
+        return said
 
-    work = work_per_image(settings, _shape(images)) if kind == "genlib-bare" else Work(0, 0)
-    turns = Turns(settings.batch_size, first)
+    turns = Turns(settings.batch_size, on, first)
     if kind == "genlib":
-        _genlib(settings, images, threads, turns)
+        _genlib(settings, images, on, threads, turns)
     elif kind == "genlib-bare":
         keep_freed()
         torch.set_flush_denormal(True)
         _genlib_bare(settings, images, turns)
     else:
-        _textbook(settings, images, workers, kind == "textbook-bare", turns)
+        _textbook(settings, images, on, workers, kind == "textbook-bare", turns)
 
 
 def load(data: Path, settings: RunSettings) -> tuple[Images, str]:
@@ -217,25 +219,38 @@ def work_per_image(settings: RunSettings, shape: tuple[int, int, int], on: torch
     return Work(counter.get_total_flops() / settings.batch_size, moved.bytes / settings.batch_size)
 
 
-def _textbook(settings: RunSettings, images: Images, workers: int, bare: bool, turns: Turns) -> None:
+def _textbook(settings: RunSettings, images: Images, on: torch.device, workers: int, bare: bool, turns: Turns) -> None:
     images.max()  # memory that an epoch takes in the end
     networks = objectives.get(settings.model).build(settings, _shape(images))
     textbook.plain(networks)
+    for network in networks.values():
+        network.to(on)
     if bare:
         keep_freed()
         torch.set_flush_denormal(True)
         batches = _fixed(images, settings)
     else:
-        batches = textbook.endless(images, settings.batch_size, workers, settings.flip)
-    for _ in textbook.TRAIN[settings.model](networks, batches, settings):
+        batches = textbook.endless(images, settings.batch_size, workers, settings.flip, pinned=on.type == "cuda")
+    for _ in textbook.TRAIN[settings.model](networks, batches, settings, on):
         turns.step()
 
 
-def _genlib(settings: RunSettings, images: Images, threads: int, turns: Turns) -> None:
-    on = device.choose(threads)
+def _genlib(settings: RunSettings, images: Images, on: torch.device, threads: int, turns: Turns) -> None:
+    device.choose(threads)
+    chosen = training._chosen_step
+
+    def watched(*arguments: Any) -> graphs.Step:
+        step = chosen(*arguments)
+
+        def counted(batch: Tensor) -> dict[str, Tensor]:
+            losses = step(batch)
+            turns.step()
+            return losses
+
+        return counted
+
+    training._chosen_step = watched  # type: ignore[assignment]
     state = training.start(settings.model_copy(update={"epochs": _EPOCHS}), 0, _shape(images), on)
-    watched: Any = _Watched(state.objective, turns)
-    state.objective = watched
     for _ in training.run(state, images, images[:1], _PROGRESS, None):
         pass
 
@@ -274,24 +289,27 @@ def _fixed(images: Images, settings: RunSettings) -> Iterator[Tensor]:
     return itertools.cycle(few)
 
 
-def _multiply(turns: Turns) -> None:
+def _multiply(turns: Turns, on: torch.device) -> None:
     """Products of square float32 matrices; what is counted as images are floating-point operations, in thousands of
     millions."""
-    a, b = torch.rand(2, _MATMUL, _MATMUL)
-    turns.batch_size = 2 * _MATMUL**3 / 1e9  # type: ignore[assignment]
+    side = _MATMUL[on.type]
+    a, b = torch.rand(2, side, side, device=on)
+    turns.batch_size = 2 * side**3 / 1e9  # type: ignore[assignment]
     while True:
         torch.mm(a, b)
+        turns.computed()  # else a thousand of them would be asked for in a moment
         turns.step()
 
 
-def _triad(turns: Turns) -> None:
+def _triad(turns: Turns, on: torch.device) -> None:
     """a + b times a number into c, float32; what is counted as images are bytes read and written, in thousands of
     millions (McCalpin 1995, STREAM).
     """
-    a, b, c = (torch.ones(_TRIAD) for _ in range(3))
+    a, b, c = (torch.ones(_TRIAD, device=on) for _ in range(3))
     turns.batch_size = 3 * a.nbytes / 1e9  # type: ignore[assignment]
     while True:
         torch.add(a, b, alpha=0.5, out=c)
+        turns.computed()
         turns.step()
 
 
@@ -300,8 +318,10 @@ def _shape(images: Images) -> tuple[int, int, int]:
     return channels, height, width
 
 
-def _peak_mib() -> float:
-    """Largest resident memory of this process, without that of its loader's."""
+def _peak_mib(on: torch.device) -> float:
+    """Largest resident memory of this process, without that of its loader's; on a GPU, of that which torch took."""
+    if on.type == "cuda":
+        return torch.cuda.max_memory_reserved(on) / 2**20
     status = Path("/proc/self/status")
     if status.exists():  # getrusage remembers the process that started this one, too
         return int(status.read_text().split("VmHWM:")[1].split()[0]) / 1024

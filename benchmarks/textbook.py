@@ -49,9 +49,11 @@ def to_tensor(picture: Image.Image) -> Tensor:
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous().to(torch.float32).div(255)
 
 
-def endless(images: Images, batch_size: int, workers: int, flip: bool) -> Iterator[Tensor]:
-    """Epoch after epoch of shuffled batches, B C H W."""
-    loader = DataLoader(Pictures(images, flip), batch_size, shuffle=True, num_workers=workers, drop_last=True)
+def endless(images: Images, batch_size: int, workers: int, flip: bool, pinned: bool = False) -> Iterator[Tensor]:
+    """Epoch after epoch of shuffled batches, B C H W; `pinned`: in memory from which a GPU copies."""
+    loader = DataLoader(
+        Pictures(images, flip), batch_size, shuffle=True, num_workers=workers, drop_last=True, pin_memory=pinned
+    )
     while True:
         yield from loader
 
@@ -71,11 +73,12 @@ def plain(networks: Networks) -> None:
                 layer.inplace = False
 
 
-def train_ae(networks: Networks, batches: Iterable[Tensor], settings: Any) -> Iterator[Losses]:
+def train_ae(networks: Networks, batches: Iterable[Tensor], settings: Any, device: torch.device) -> Iterator[Losses]:
     """An autoencoder; a denoising one where `noise` is above 0."""
     encoder, decoder = networks["encoder"], networks["decoder"]
     optimizer = Adam([*encoder.parameters(), *decoder.parameters()], lr=settings.lr)
-    for x in batches:
+    for images in batches:
+        x = images.to(device)
         optimizer.zero_grad()
         seen = (x + settings.noise * torch.randn_like(x)).clamp(0, 1) if settings.noise > 0 else x
         loss = F.mse_loss(decoder(encoder(seen)), x, reduction="sum") / len(x)
@@ -84,11 +87,12 @@ def train_ae(networks: Networks, batches: Iterable[Tensor], settings: Any) -> It
         yield {"generation": loss.item()}
 
 
-def train_vae(networks: Networks, batches: Iterable[Tensor], settings: Any) -> Iterator[Losses]:
+def train_vae(networks: Networks, batches: Iterable[Tensor], settings: Any, device: torch.device) -> Iterator[Losses]:
     """A variational autoencoder with a squared error."""
     encoder, decoder = networks["encoder"], networks["decoder"]
     optimizer = Adam([*encoder.parameters(), *decoder.parameters()], lr=settings.lr)
-    for x in batches:
+    for images in batches:
+        x = images.to(device)
         optimizer.zero_grad()
         mu, logvar = encoder(x).chunk(2, dim=1)
         z = mu + torch.randn_like(mu) * torch.exp(0.5 * logvar)
@@ -100,12 +104,15 @@ def train_vae(networks: Networks, batches: Iterable[Tensor], settings: Any) -> I
         yield {"generation": error.item(), "latent": kld.item(), "total": loss.item()}
 
 
-def train_bernoulli_vae(networks: Networks, batches: Iterable[Tensor], settings: Any) -> Iterator[Losses]:
+def train_bernoulli_vae(
+    networks: Networks, batches: Iterable[Tensor], settings: Any, device: torch.device
+) -> Iterator[Losses]:
     """A variational autoencoder of images binarised at random, with a learning rate that falls."""
     encoder, decoder = networks["encoder"], networks["decoder"]
     optimizer = Adam([*encoder.parameters(), *decoder.parameters()], lr=settings.lr)
     scheduler = falling(optimizer, settings)
-    for grey in batches:
+    for images in batches:
+        grey = images.to(device)
         optimizer.zero_grad()
         x = (torch.rand_like(grey) < grey).float()
         mu, logvar = encoder(x).chunk(2, dim=1)
@@ -127,7 +134,7 @@ def falling(optimizer: Adam, settings: Any) -> torch.optim.lr_scheduler.LRSchedu
     )
 
 
-def train_gan(networks: Networks, batches: Iterable[Tensor], settings: Any) -> Iterator[Losses]:
+def train_gan(networks: Networks, batches: Iterable[Tensor], settings: Any, device: torch.device) -> Iterator[Losses]:
     """A GAN: the discriminator on real and generated images, then the generator through the discriminator."""
     generator, discriminator = networks["generator"], networks["discriminator"]
     betas = (settings.beta1, 0.999)
@@ -135,10 +142,10 @@ def train_gan(networks: Networks, batches: Iterable[Tensor], settings: Any) -> I
     optimizer_g = Adam(generator.parameters(), lr=settings.lr, betas=betas)
     schedulers = [falling(each, settings) for each in (optimizer_d, optimizer_g)] if settings.lr_halflife_images else []
     criterion = nn.BCEWithLogitsLoss()
-    for x in batches:
-        x = x * 2 - 1
-        real, fake = torch.full((len(x),), settings.real_label), torch.zeros(len(x))
-        generated = generator(torch.randn(len(x), settings.latent_dim))
+    for images in batches:
+        x = images.to(device) * 2 - 1
+        real, fake = torch.full((len(x),), settings.real_label, device=device), torch.zeros(len(x), device=device)
+        generated = generator(torch.randn(len(x), settings.latent_dim, device=device))
 
         optimizer_d.zero_grad()
         of_real = discriminator(x)
@@ -148,7 +155,7 @@ def train_gan(networks: Networks, batches: Iterable[Tensor], settings: Any) -> I
         optimizer_d.step()
 
         optimizer_g.zero_grad()
-        loss_g = criterion(discriminator(generated), torch.ones(len(x)))
+        loss_g = criterion(discriminator(generated), torch.ones(len(x), device=device))
         loss_g.backward()
         optimizer_g.step()
         for scheduler in schedulers:
@@ -161,7 +168,7 @@ def train_gan(networks: Networks, batches: Iterable[Tensor], settings: Any) -> I
         }
 
 
-TRAIN: Mapping[str, Callable[[Networks, Iterable[Tensor], Any], Iterator[Losses]]] = {
+TRAIN: Mapping[str, Callable[[Networks, Iterable[Tensor], Any, torch.device], Iterator[Losses]]] = {
     "ae": train_ae,
     "vae": train_vae,
     "bernoulli_vae": train_bernoulli_vae,

@@ -4,6 +4,7 @@ import os
 import platform
 import subprocess
 import warnings
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,14 +16,20 @@ from threadpoolctl import threadpool_limits
 from genlib.errors import GenlibError
 from genlib.memory import keep_freed
 
+GRAPHS_SWITCH = "GENLIB_CUDA_GRAPH"
+
 _OWN_OUTPUTS = (":!dvc.lock", ":!metrics")  # changed by every stage that ends; they decide nothing
 _LEAST_CAPABILITY = (8, 0)  # of GPUs that compute with TF32 and bf16
-_NOISE = ("This instance was constructed with capturable=True", "Synchronization debug mode is a prototype")  # torch's
+_NOISE = (  # torch's
+    "This instance was constructed with capturable=True",
+    "Synchronization debug mode is a prototype",
+    "The AccumulateGrad node's stream does not match",  # of graphs, which were captured on another one
+)
 _IDENTITY = {"": "vendor_id", "family ": "cpu family", "model ": "model"}  # words before entries of /proc/cpuinfo
 
 
 def choose(threads: int) -> torch.device:
-    """The device named by GENLIB_DEVICE (auto, cpu, cuda, cuda:N); auto is CUDA where there is one.
+    """The device that `named` says.
 
     Also fixes what results would depend on otherwise: algorithms are deterministic, float32 is float32 on CUDA, too
     (where convolutions are computed in TF32 unless torch is told otherwise), and torch and each BLAS that is
@@ -40,14 +47,19 @@ def choose(threads: int) -> torch.device:
     keep_freed()
     torch.set_num_threads(threads)
     threadpool_limits(threads, user_api="blas")
-    device = _wanted(os.environ.get("GENLIB_DEVICE", "auto"))
+    device = named()
     if device.type == "cuda":
-        for words in _NOISE:  # that a step is taken without a graph, and that waiting is looked for, is intended
+        for words in _NOISE:  # a step without a graph, looking for waits, a graph's own stream: all are intended
             warnings.filterwarnings("ignore", words)
     return device
 
 
-def _wanted(wish: str) -> torch.device:
+def named() -> torch.device:
+    """The device named by GENLIB_DEVICE (auto, cpu, cuda, cuda:N); auto is CUDA where there is one.
+
+    GenlibError where it names none, or one that torch does not see.
+    """
+    wish = os.environ.get("GENLIB_DEVICE", "auto")
     if wish == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -61,6 +73,14 @@ def _wanted(wish: str) -> torch.device:
             f"GENLIB_DEVICE={wish!r}: torch sees {torch.cuda.device_count()} CUDA devices; set auto or cpu"
         )
     return device
+
+
+def allows_graphs(environ: Mapping[str, str]) -> bool:
+    """Whether GENLIB_CUDA_GRAPH lets steps be captured: with `auto`, the default, it does, with `off` not."""
+    value = environ.get(GRAPHS_SWITCH, "").strip() or "auto"
+    if value not in ("auto", "off"):
+        raise GenlibError(f"{GRAPHS_SWITCH}: {value!r} is neither auto nor off; set one of them, or unset it")
+    return value == "auto"
 
 
 def set_precision(precision: str, device: torch.device) -> AbstractContextManager[Any]:

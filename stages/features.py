@@ -1,5 +1,6 @@
 """Stage features: the measuring network of a dataset, trained on its own labels."""
 
+import os
 import time
 from pathlib import Path
 from typing import Annotated, Any
@@ -23,7 +24,7 @@ def main(
     """Train the classifier whose features measure this dataset's models."""
     began = time.perf_counter()
     everything = params.load()
-    settings = everything.feature(dataset)
+    settings, graph = everything.feature(dataset), device.allows_graphs(os.environ)
     on = device.choose(everything.threads)
     card = open_card(data)
     kind, names = card["labels"], card["classes"]
@@ -41,7 +42,7 @@ def main(
     print(f"{dataset}: classifier on {card['counts']['train']:,} images, {settings.epochs} epochs, {on}", flush=True)
     train, val = open_split(data, "train"), open_split(data, "val")
     with claimed_output(model):
-        classifier = features.train(train, kind, len(names), settings, settings.seed, on)
+        classifier = features.train(train, kind, len(names), settings, settings.seed, on, graph)
         features.save(model, classifier, dataset, kind, names, settings.net)
         network = features.load(model, on)
         score = features.score(network, network.measure(val.images)[1], val.labels, train.labels)

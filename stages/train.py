@@ -15,7 +15,7 @@ from genlib.figures.grids import grid
 from genlib.files import digest, write_json
 from genlib.settings import RunSettings
 from genlib.tracking import MODEL_TAG, Tracker, new_run
-from genlib.training import graphs, history, judging
+from genlib.training import history, judging
 from genlib.training.distributed import Team
 from stages.command import run
 
@@ -33,7 +33,7 @@ def main(
     work: Annotated[Path, typer.Option(help="Folder for states to resume from.")] = Path(".work"),
 ) -> None:
     """Train a run. A stopped training goes on from its last epoch."""
-    graph = graphs.allowed(os.environ)
+    graph = device.allows_graphs(os.environ)
     processes = launch.process_count(os.environ)
     if processes == 1:
         with launch.joined(os.environ) as team:

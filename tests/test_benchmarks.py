@@ -13,6 +13,7 @@ from conftest import ROOT
 from benchmarks import contestant, growth, overhead, textbook
 from benchmarks import training as race
 from benchmarks.contestant import Moved, Turns, work_per_image
+from benchmarks.training import Race
 from genlib import rng, training
 from genlib.data.batches import shuffled
 from genlib.errors import GenlibError
@@ -43,7 +44,7 @@ def test_the_textbook_computes_genlibs_losses(model: str, net: str, small: Small
     expected = [ours.objective.train_step(ours.networks, ours.optimizers, x, noise, settings) for x in batches]
     textbook.plain(theirs.networks)
     with rng.default_generators(0, "noise", 1):
-        found = list(textbook.TRAIN[model](theirs.networks, batches, settings))
+        found = list(textbook.TRAIN[model](theirs.networks, batches, settings, CPU))
     assert len(found) == STEPS
     for name in found[0]:
         values = [losses[name] for losses in found]
@@ -103,10 +104,10 @@ def test_bytes_of_a_dense_autoencoders_step(small: Small) -> None:
 def test_memory_is_measured_by_a_triad(monkeypatch: pytest.MonkeyPatch) -> None:
     """Three arrays of 8,000 bytes a step."""
     monkeypatch.setattr(contestant, "_TRIAD", 2000)
-    turns = Turns(1, dict)
+    turns = Turns(1, CPU)
     monkeypatch.setattr(turns, "step", lambda: pytest.fail("enough") if turns.batch_size != 1 else None)
     with pytest.raises(pytest.fail.Exception, match="enough"):
-        contestant._triad(turns)
+        contestant._triad(turns, CPU)
     assert turns.batch_size == pytest.approx(24e-6)
 
 
@@ -122,7 +123,7 @@ def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.mark.parametrize(("kind", "workers"), [("textbook", 1), ("genlib", 0)])
 def test_a_training_takes_turns(kind: str, workers: int, tiny: Path) -> None:
-    with race.contestant(kind, "digits-gan", tiny / "nothing", 1, workers) as one:
+    with race.contestant(kind, "digits-gan", Race(tiny / "nothing", "cpu", 1), workers) as one:
         assert one.first["source"] == "random"
         assert 0.1 < one.first["first_step_seconds"] < 200
         turns = [one.turn(0.05) for _ in range(2)]
@@ -133,7 +134,7 @@ def test_a_training_takes_turns(kind: str, workers: int, tiny: Path) -> None:
 
 def test_a_contestant_that_fails_is_named(tiny: Path) -> None:
     with pytest.raises(GenlibError, match="textbook digits-nothing: it ended early"):
-        race.compare("digits-nothing", tiny, 1, rounds=1, seconds=0.05)
+        race.compare("digits-nothing", Race(tiny, "cpu", 1), {}, rounds=1, seconds=0.05)
 
 
 def test_ratios_are_medians_over_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,11 +153,12 @@ def test_ratios_are_medians_over_rounds(monkeypatch: pytest.MonkeyPatch) -> None
             return {"images_per_second": rate, "images_per_cpu_second": rate, "peak_mib": 100.0 + self.turns}
 
     @contextmanager
-    def fake(kind: str, name: str, data: Path, threads: int, workers: int = 0) -> Iterator[Fake]:
+    def fake(kind: str, name: str, race: Race, workers: int = 0) -> Iterator[Fake]:
         yield Fake(kind, workers)
 
     monkeypatch.setattr(race, "contestant", fake)
-    row = race.compare("digits-gan", Path(), 1, rounds=3, seconds=1)
+    ceilings: Any = {kind: Fake(kind, 0) for kind in race.CEILINGS}
+    row = race.compare("digits-gan", Race(Path(), "cpu", 1), ceilings, rounds=3, seconds=1)
     assert row["workers"] == 2
     assert row["ratio"] == row["ratio_cpu"] == pytest.approx(2000 / 1002)
     assert row["ratio_bare"] == 1

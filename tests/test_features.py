@@ -212,6 +212,22 @@ def test_training_with_flips_gives_the_same_weights_again() -> None:
     assert not all(torch.equal(first[name], without[name]) for name in first)
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("net", ["plain", "residual"])
+def test_a_graph_gives_the_weights_of_plain_steps(net: str) -> None:
+    """Dropout and batch norm's statistics included, over more than the steps that are taken before a capture."""
+    split, wanted = sided(80, size=32), settings(net=net, epochs=3, flip=True)
+    mode = torch.get_deterministic_debug_mode()
+    torch.set_deterministic_debug_mode("error")
+    plain, graph = (
+        features.train(split, "attributes", 3, wanted, 0, torch.device("cuda"), graph).state_dict()
+        for graph in (False, True)
+    )
+    torch.set_deterministic_debug_mode(mode)
+    for name, tensor in plain.items():
+        torch.testing.assert_close(graph[name], tensor, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize(
     ("labels", "kind", "outputs"),
     [

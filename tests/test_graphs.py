@@ -11,13 +11,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from genlib import bands, checkpoint, models, objectives, training
+from genlib import bands, checkpoint, device, models, objectives, training
 from genlib.checkpoint import Keeper
 from genlib.data import batches
+from genlib.device import GRAPHS_SWITCH as SWITCH
 from genlib.errors import GenlibError
 from genlib.settings import ProgressSettings, RunSettings
 from genlib.training import graphs
-from genlib.training.graphs import SWITCH, Outcome, State, Step
+from genlib.training.graphs import Outcome, State, Step
 from stages import train
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
@@ -58,12 +59,13 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(graphs, "_queued_on", nullcontext)
     monkeypatch.setattr(graphs, "_without_waiting", lambda step, images: step(images))
     monkeypatch.setattr(graphs, "Replayed", Captured)
+    monkeypatch.setattr(graphs, "_release", lambda _: None)
 
 
 class Captured:
     """Like a graph, it takes images from one place and leaves losses in another one."""
 
-    def __init__(self, step: Step, images: Tensor, _: object) -> None:
+    def __init__(self, step: Step, images: Tensor, *_: object) -> None:
         self._step, self._images = step, images.clone()
         self._losses: dict[str, Tensor] = {}
 
@@ -125,7 +127,7 @@ def places(state: training.Training) -> list[int]:
     [({}, True), ({SWITCH: ""}, True), ({SWITCH: "auto"}, True), ({SWITCH: " off "}, False)],
 )
 def test_the_switch(environ: dict[str, str], expected: bool) -> None:
-    assert graphs.allowed(environ) is expected
+    assert device.allows_graphs(environ) is expected
 
 
 @pytest.mark.parametrize("value", ["on", "0", "AUTO", "off\nauto"])
@@ -289,14 +291,14 @@ def test_a_captured_training_is_a_plain_one(
 def raising(error: Exception) -> Callable[..., Captured]:
     """A capture that fails in the middle of its third step."""
 
-    def capture(step: Step, images: Tensor, _: object) -> Captured:
+    def capture(step: Step, images: Tensor, *_: object) -> Captured:
         step(images)
         raise error
 
     return capture
 
 
-def failing_at_its_end(step: Step, images: Tensor, _: object) -> Captured:
+def failing_at_its_end(step: Step, images: Tensor, *_: object) -> Captured:
     """What torch does where an operation cannot be captured: the end of the capture fails, too."""
     try:
         step(images)

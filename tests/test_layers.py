@@ -1,4 +1,4 @@
-"""Layers that compute what torch's own compute, faster on a CPU."""
+"""Layers that compute what torch's own compute, faster."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def pairs() -> dict[str, Pair]:
 def gradients(layer: nn.Module, images: Tensor) -> list[Tensor]:
     images = images.detach().clone().requires_grad_()
     output: Tensor = layer(images)
-    (output.square() * torch.arange(output.numel()).view(output.shape)).sum().backward()
+    (output.square() * torch.arange(output.numel(), device=output.device).view(output.shape)).sum().backward()
     assert images.grad is not None
     return [output.detach(), images.grad, *(weight.grad for weight in layer.parameters() if weight.grad is not None)]
 
@@ -97,3 +97,115 @@ def test_autoencoders_keep_channels_last_through_their_convolutions() -> None:
     for network in (encoder, decoder):
         for weight in network.parameters():
             assert weight.dim() != 4 or weight.is_contiguous(memory_format=torch.channels_last)
+
+
+# As matrix products, which training takes on GPUs.
+
+GEOMETRIES = [(3, 2, 0, 0, 28), (3, 2, 1, 1, 7), (3, 1, 1, 0, 9), (5, 1, 2, 0, 7), (5, 2, 2, 1, 7), (4, 2, 1, 0, 8)]
+GEOMETRIES += [(4, 1, 0, 0, 4), (4, 2, 1, 0, 9)]  # the last one leaves a row and a column over
+
+
+@pytest.fixture
+def as_on_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(layers, "_on_gpu", lambda _: True)
+    monkeypatch.setattr(layers, "_strict", lambda: True)
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+@pytest.mark.parametrize(("kernel", "stride", "padding", "outer", "size"), GEOMETRIES)
+@pytest.mark.parametrize("channels", [1, 5])
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("order", [torch.contiguous_format, torch.channels_last])
+def test_products_and_all_their_gradients_are_torchs(
+    kernel: int, stride: int, padding: int, outer: int, size: int, channels: int, bias: bool, order: torch.memory_format
+) -> None:
+    """An activation writes in place; float64, so that nothing but rounding is forgiven."""
+    torch.manual_seed(0)
+    sizes = (kernel, stride, padding)
+    kinds: list[tuple[nn.Module, nn.Module, int]] = [
+        (
+            layers.ConvTranspose2d(6, channels, *sizes, output_padding=outer, bias=bias),
+            nn.ConvTranspose2d(6, channels, *sizes, output_padding=outer, bias=bias),
+            6,
+        ),
+        (layers.Conv2d(channels, 6, *sizes, bias=bias), nn.Conv2d(channels, 6, *sizes, bias=bias), channels),
+    ]
+    for ours, theirs, given in kinds:
+        ours.double().to(memory_format=order)
+        theirs.double().load_state_dict(ours.state_dict())
+        images = torch.randn(3, given, size, size, dtype=torch.float64).to(memory_format=order)
+        mine = gradients(nn.Sequential(ours, nn.LeakyReLU(0.2, inplace=True)), images)
+        expected = gradients(nn.Sequential(theirs, nn.LeakyReLU(0.2)), images)
+        assert len(mine) == len(expected) == (4 if bias else 3)
+        for one, other in zip(mine, expected, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_products_lie_with_channels_last() -> None:
+    images = torch.randn(2, 6, 8, 8, requires_grad=True).to(memory_format=torch.channels_last)
+    for layer in (layers.Conv2d(6, 7, 4, 2, 1), layers.ConvTranspose2d(6, 7, 4, 2, 1)):
+        made = layer.to(memory_format=torch.channels_last)(images)
+        assert made.is_contiguous(memory_format=torch.channels_last)
+        (of_images,) = torch.autograd.grad(made.sum(), images, retain_graph=True)
+        assert of_images.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+def test_weights_that_are_held_constant_cost_no_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a GAN's discriminator while the generator moves."""
+    for layer in (layers.Conv2d(5, 6, 4, 2, 1), layers.ConvTranspose2d(5, 6, 4, 2, 1)):
+        images = torch.randn(2, 5, 8, 8, requires_grad=True)
+        made = layer.requires_grad_(False)(images)
+        with monkeypatch.context() as patch:
+            patch.delattr(layers, "_kernels")
+            made.sum().backward()
+        assert images.grad is not None
+
+
+@pytest.mark.usefixtures("as_on_gpu")
+@pytest.mark.parametrize(
+    "layer",
+    [
+        layers.Conv2d(6, 6, 3, groups=2),
+        layers.Conv2d(6, 6, 3, dilation=2),
+        layers.Conv2d(6, 6, 3, padding="same"),
+        layers.Conv2d(6, 6, (3, 5)),
+        layers.Conv2d(6, 6, 3, stride=(1, 2)),
+        layers.Conv2d(6, 6, 3, padding=(1, 0)),
+        layers.Conv2d(6, 6, 3, padding=1, padding_mode="reflect"),
+        layers.ConvTranspose2d(6, 6, 3, 2, 1, output_padding=(1, 0)),
+    ],
+    ids=str,
+)
+def test_what_products_do_not_compute_is_left_to_torch(layer: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(layers, "_windows")
+    monkeypatch.delattr(layers, "_folded")
+    gradients(layer, torch.randn(2, 6, 9, 9))
+
+
+@pytest.mark.parametrize(("channels", "strict", "expected"), [(3, False, True), (5, False, False), (5, True, True)])
+def test_with_less_precision_only_the_layers_of_images_are_products(
+    channels: int, strict: bool, expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(layers, "_on_gpu", lambda _: True)
+    monkeypatch.setattr(layers, "_strict", lambda: strict)
+    layer, images = layers.Conv2d(channels, 6, 4, 2, 1), torch.randn(2, channels, 8, 8)
+    assert layers._by_products(layer, images) is expected
+    with torch.no_grad():
+        assert not layers._by_products(layer, images)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_computes_what_the_cpu_does(dtype: torch.dtype) -> None:
+    torch.manual_seed(0)
+    tolerance = 1e-4 if dtype == torch.float32 else 0.05
+    for layer, given in ((layers.Conv2d(3, 6, 4, 2, 1), 3), (layers.ConvTranspose2d(6, 3, 4, 2, 1), 6)):
+        images = torch.randn(4, given, 16, 16)
+        expected = gradients(layer, images)
+        layer.zero_grad()
+        with torch.autocast("cuda", torch.bfloat16, enabled=dtype == torch.bfloat16):
+            found = gradients(layer.cuda(), images.cuda())
+        for one, other in zip(found, expected, strict=True):
+            assert float((one.cpu().float() - other).norm() / other.norm()) < tolerance

@@ -84,11 +84,18 @@ class MeasuringNetwork:
 
 
 def train(
-    train_split: Split, kind: Kind, outputs: int, settings: FeatureSettings, seed: int, device: torch.device
+    train_split: Split,
+    kind: Kind,
+    outputs: int,
+    settings: FeatureSettings,
+    seed: int,
+    device: torch.device,
+    graph: bool = True,
 ) -> Classifier:
     """Train on randomly shifted and mirrored images with Adam and a one-cycle schedule (Smith & Topin 2018).
 
-    `outputs`: how many classes or attributes there are. Raises GenlibError if the labels are not of the kind, if there
+    `outputs`: how many classes or attributes there are. `graph`: on a CUDA device, what a step launches forwards and
+    backwards is captured once and replayed. Raises GenlibError if the labels are not of the kind, if there
     is no full batch of images, and if the loss is no longer finite.
     """
     images, labels = resident(train_split.images, device), _targets(train_split.labels, kind, outputs).to(device)
@@ -98,7 +105,9 @@ def train(
     steps = len(images) // settings.batch_size
     if steps == 0:
         raise GenlibError(f"features: batch_size {settings.batch_size} is more than the {len(images)} training images")
-    optimizer = Adam(classifier.parameters())
+    if graph and device.type == "cuda":
+        _capture(classifier, to_float(images[: settings.batch_size]))
+    optimizer = Adam(classifier.parameters(), fused=device.type == "cuda" or None)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, settings.lr, total_steps=steps * settings.epochs)
     for epoch in range(1, settings.epochs + 1):
         order = torch.randperm(len(images), generator=rng.generator(seed, "classifier order", epoch)).to(device)
@@ -119,6 +128,13 @@ def train(
         if not torch.isfinite(loss):
             raise GenlibError(f"features: loss is {loss.item()} in epoch {epoch}; lower features.<dataset>.lr")
     return classifier.eval()
+
+
+def _capture(classifier: Classifier, images: Tensor) -> None:
+    """Let the classifier be a CUDA graph forwards and one backwards while it trains on batches like this one."""
+    before = {name: tensor.clone() for name, tensor in classifier.state_dict().items()}
+    torch.cuda.make_graphed_callables(classifier, (images,))
+    classifier.load_state_dict(before)  # some steps were taken on the way, which batch norm's statistics remember
 
 
 def loss_of(kind: Kind, logits: Tensor, labels: Tensor) -> Tensor:

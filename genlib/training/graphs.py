@@ -6,6 +6,7 @@ was seen to do what the model's own code does; where not, one line says why, and
 """
 
 import gc
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,10 @@ import torch
 from torch import Tensor, nn
 
 from genlib import rng
-from genlib.errors import GenlibError
 from genlib.memory import is_shortage
 
 if TYPE_CHECKING:
     from genlib.training import Training
-
-SWITCH = "GENLIB_CUDA_GRAPH"
 
 TOLERANCE = {"float32": 1e-4, "tf32": 1e-4, "bf16": 1e-2}
 """How far a replayed step may be from a plain one, by precision: a loss, as a share of itself; a weight tensor, an
@@ -32,14 +30,6 @@ _COMPARED_STEPS = 2  # of which the second one has other noise, and moments that
 
 Step = Callable[[Tensor], dict[str, Tensor]]
 """From images B C H W to losses. What it returns is overwritten by the next call."""
-
-
-def allowed(environ: Mapping[str, str]) -> bool:
-    """Whether GENLIB_CUDA_GRAPH lets steps be captured: with `auto`, the default, it does, with `off` not."""
-    value = environ.get(SWITCH, "").strip() or "auto"
-    if value not in ("auto", "off"):
-        raise GenlibError(f"{SWITCH}: {value!r} is neither auto nor off; set one of them, or unset it")
-    return value == "auto"
 
 
 def captured(training: "Training", plain: Step, noise: torch.Generator, images: Tensor) -> Step | None:
@@ -66,7 +56,7 @@ def captured(training: "Training", plain: Step, noise: torch.Generator, images: 
             with _queued_on(aside), rng.default_generators(training.seed, "dropout"):
                 _without_waiting(once, images)
             state.put_back()
-            step = Replayed(once, images, aside)
+            step = Replayed(once, images, noise, aside)
             found = _outcome(training, state, step, noise, images)
             fault = disagreement(state.copies, expected, found, TOLERANCE[training.settings.precision])
     except RuntimeError as error:
@@ -77,6 +67,7 @@ def captured(training: "Training", plain: Step, noise: torch.Generator, images: 
     # What was captured, or half captured, gives its memory back before other steps need it.
     del step
     gc.collect()
+    _release(noise)
     state.forget()
     print(f"CUDA graph of a training step: not used ({fault}); steps are launched one by one", flush=True)
     return None
@@ -85,9 +76,13 @@ def captured(training: "Training", plain: Step, noise: torch.Generator, images: 
 class Replayed:
     """A step, captured. `aside`: the stream on which it was taken before, so that nothing is set up any more."""
 
-    def __init__(self, step: Step, images: Tensor, aside: torch.cuda.Stream) -> None:
+    def __init__(self, step: Step, images: Tensor, noise: torch.Generator, aside: torch.cuda.Stream) -> None:
         self._images = images.clone()
         self._graph = torch.cuda.CUDAGraph()
+        with warnings.catch_warnings():  # torch registers generators by itself since 2.12, and says so
+            warnings.simplefilter("ignore", FutureWarning)
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._graph.register_generator_state(noise)
         with torch.cuda.graph(self._graph, stream=aside):
             self._losses = step(self._images)
 
@@ -220,6 +215,16 @@ def _queued_on(stream: torch.cuda.Stream) -> Iterator[None]:
             yield
     finally:
         torch.cuda.current_stream().wait_stream(stream)
+
+
+def _release(noise: torch.Generator) -> None:
+    """Let steps draw again from their generator and from torch's own, which is seeded anew before it is used.
+
+    Before torch 2.12, a capture that failed leaves them in it.
+    """
+    index = noise.device.index or torch.cuda.current_device()
+    for generator in (noise, torch.cuda.default_generators[index]):
+        generator.graphsafe_set_state(torch.Generator(noise.device).graphsafe_get_state())
 
 
 def _reason(error: RuntimeError) -> str:
