@@ -142,6 +142,22 @@ def test_products_and_all_their_gradients_are_torchs(
 
 
 @pytest.mark.usefixtures("as_on_gpu")
+@pytest.mark.parametrize("kind", [layers.Conv2d, layers.ConvTranspose2d])
+def test_gradients_of_gradients_are_right(kind: type[nn.Conv2d] | type[nn.ConvTranspose2d]) -> None:
+    """As a penalty on a discriminator's gradient takes them."""
+    torch.manual_seed(0)
+    layer = kind(2, 3, 4, 2, 1).double()
+    images = torch.randn(2, 2, 6, 6, dtype=torch.float64, requires_grad=True)
+
+    def of(images: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        answer: Tensor = torch.func.functional_call(layer, {"weight": weight, "bias": bias}, images)
+        return answer
+
+    assert layer.bias is not None
+    assert torch.autograd.gradgradcheck(of, (images, layer.weight, layer.bias))
+
+
+@pytest.mark.usefixtures("as_on_gpu")
 def test_products_lie_with_channels_last() -> None:
     images = torch.randn(2, 6, 8, 8, requires_grad=True).to(memory_format=torch.channels_last)
     for layer in (layers.Conv2d(6, 7, 4, 2, 1), layers.ConvTranspose2d(6, 7, 4, 2, 1)):

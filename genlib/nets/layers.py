@@ -154,6 +154,8 @@ class _Convolved(torch.autograd.Function):
         images, weight, rows = context.saved_tensors
         stride, padding = context.sizes
         of_images = of_weight = of_bias = None
+        if torch.is_grad_enabled():  # for a gradient of the gradient, which is one of the images, too
+            rows = _windows(images, weight.shape[2], stride, padding)
         if context.needs_input_grad[0]:
             of_images = _folded(gradient, weight, images.shape[2:], stride, padding)
         if context.needs_input_grad[1]:
