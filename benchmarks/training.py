@@ -142,6 +142,10 @@ def main(
     wanted = names or list(loaded.runs)
     for name in wanted:
         loaded.run(name)
+    if on is Device.cuda and not torch.cuda.is_available():
+        raise GenlibError("--device cuda: torch sees no CUDA device; leave it out, or mend the driver")
+    if side_by_side and workers is not None:
+        raise GenlibError("--workers: trainings side by side have no loader's processes; leave it out")
     race = Race(data, on.value, threads or loaded.threads, precision and precision.value)
     machine = f"{_processor(race.device)}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
     results: dict[str, Any] = {"machine": machine, "rounds": rounds, "seconds": seconds, "runs": {}}

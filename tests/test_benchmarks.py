@@ -136,6 +136,21 @@ def test_a_training_takes_turns(kind: str, workers: int, device: str, tiny: Path
     assert turns[0]["peak_mib"] > (50 if device == "cpu" else 1)
 
 
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"on": race.Device.cuda}, "--device cuda: torch sees no CUDA device; "),
+        ({"side_by_side": True, "workers": 2}, "--workers: trainings side by side have no loader's processes; "),
+    ],
+)
+def test_what_cannot_be_measured_is_refused(
+    options: dict[str, Any], said: str, tiny: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(GenlibError, match=said):
+        race.main(["digits-ae"], tiny, **options)
+
+
 def test_a_contestant_that_fails_is_named(tiny: Path) -> None:
     with pytest.raises(GenlibError, match="textbook digits-nothing: it ended early"):
         race.compare("digits-nothing", Race(tiny, "cpu", 1), {}, rounds=1, seconds=0.05)
