@@ -63,8 +63,8 @@ def rough_squares(
     for start in range(0, len(queries), step):
         rows = queries[start : start + step] - centre
         lengths = np.einsum("ij,ij->i", rows, rows)
+        rows *= -2  # here, where they are few; a power of two rounds nothing
         rough = rows @ others.T
-        rough *= -2
         rough += lengths[:, np.newaxis]
         rough += squares
         # Twice the bound on the rounding error of a sum of products (Higham 2002, sec. 3.1).
@@ -94,6 +94,12 @@ def nearest_distances(queries: NDArray[Any], points: NDArray[Any], count: int) -
     return nearest
 
 
+def places(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Rows and columns of what is true in a matrix, row by row: as `np.nonzero`, in a tenth of its time."""
+    row, column = np.divmod(np.flatnonzero(mask), mask.shape[1])
+    return row, column
+
+
 def _candidates(
     rows: NDArray[np.float64], points: NDArray[Any], count: int
 ) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
@@ -101,6 +107,7 @@ def _candidates(
     centre = rows.mean(axis=0)  # shorter vectors, smaller rounding errors
     narrow = (rows - centre).astype(np.float32)
     lengths = np.linalg.norm(narrow, axis=1).astype(np.float64)
+    narrow *= -2  # here, where they are few; a power of two rounds nothing
     best = np.full((len(rows), count), np.inf, np.float32)
     error = np.zeros(len(rows))
     found: list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]] = []
@@ -111,15 +118,14 @@ def _candidates(
         block -= centre
         others = block.astype(np.float32)
         squares = np.einsum("ij,ij->i", others, others)
-        compared = narrow @ others.T  # becomes the squared distance, less the square of the row ...
-        compared *= -2
-        compared += squares  # ... here
+        compared = narrow @ others.T
+        compared += squares  # now the squared distance, less the square of the row
         # Twice the bound on the rounding error of a sum of products (Higham 2002, sec. 3.1): it is in both compared.
         bound = 2 * (rows.shape[1] + 8) * 2.0**-24 * (lengths + np.sqrt(float(squares.max()))) ** 2
         error = np.maximum(error, bound)
         nearest = np.partition(compared, count - 1, axis=1)[:, :count] if count < compared.shape[1] else compared
         best = np.sort(np.concatenate([best, nearest], axis=1), axis=1)[:, :count]
-        query, point = np.nonzero(compared <= (best[:, -1] + error)[:, np.newaxis])
+        query, point = places(compared <= (best[:, -1] + error)[:, np.newaxis])
         found.append((query, point + start, compared[query, point]))
     query, point, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
     near = value <= (best[:, -1] + error)[query]

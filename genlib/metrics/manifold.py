@@ -11,6 +11,7 @@ from genlib.metrics.distances import (
     check_same_dimensions,
     feature_rows,
     pair_squares,
+    places,
     rough_squares,
 )
 
@@ -92,7 +93,7 @@ def _squared_radii(rows: NDArray[np.float64], k: int) -> NDArray[np.float64]:
         here = np.arange(len(rough))
         rough[here, start + here] = np.inf
         nearest = np.partition(rough, k - 1, axis=1)[:, k - 1 : k]
-        row, other = np.nonzero(rough <= nearest + 2 * error)
+        row, other = places(rough <= nearest + 2 * error)
         exact = pair_squares(rows[start : start + len(rough)], rows, row, other)
         radii[start + here] = exact[np.lexsort((exact, row))][np.searchsorted(row, here) + k - 1]
     return radii
@@ -105,5 +106,4 @@ def _sides(
     inside = rough < radii - error
     unsure = rough <= radii + error
     unsure ^= inside
-    row, column = np.nonzero(unsure)
-    return inside, row, column
+    return inside, *places(unsure)
