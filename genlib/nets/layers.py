@@ -92,8 +92,9 @@ def _with_gradient(images: Tensor, bias: Tensor) -> Tensor:
 def _by_products(layer: nn.Conv2d | nn.ConvTranspose2d, images: Tensor) -> bool:
     """Whether a layer is computed as matrix products: in training on a GPU, where cuDNN is slower.
 
-    With algorithms that are deterministic, which training asks for, it takes 2 to 10 times as long for gradients of
-    weights, and for layers whose images have few channels in any precision. In bf16 and TF32 it is fast for the others.
+    With algorithms that are deterministic, which training asks for, it takes up to 10 times as long for gradients of
+    weights, and several times for layers whose images have few channels in any precision. In bf16 and TF32 it is fast
+    for the others.
     """
     if not (_on_gpu(images) and torch.is_grad_enabled()):
         return False

@@ -222,7 +222,7 @@ def _release(noise: torch.Generator) -> None:
 
     Before torch 2.12, a capture that failed leaves them in it.
     """
-    index = noise.device.index or torch.cuda.current_device()
+    index = torch.cuda.current_device() if noise.device.index is None else noise.device.index
     for generator in (noise, torch.cuda.default_generators[index]):
         generator.graphsafe_set_state(torch.Generator(noise.device).graphsafe_get_state())
 
