@@ -10,9 +10,9 @@ from scipy.ndimage import gaussian_filter
 from scipy.spatial.distance import cdist
 
 from genlib.errors import GenlibError
-from genlib.metrics import distances
-from genlib.metrics.distances import nearest_distances
-from genlib.metrics.memorisation import Memorisation, memorisation, two_nearest
+from genlib.metrics import nearest
+from genlib.metrics.memorisation import Memorisation, Originals, memorisation
+from genlib.metrics.nearest import NearestPoints
 
 Array = NDArray[Any]
 
@@ -26,30 +26,77 @@ def pictures(seed: int, count: int) -> NDArray[np.uint8]:
     return np.clip(noisy, 0, 255).astype(np.uint8)
 
 
+def two_nearest(queries: Array, train: Array) -> Array:
+    return Originals(train).two_nearest(queries)
+
+
 def by_cdist(queries: Array, points: Array, count: int) -> Array:
     flat = (rows.reshape(len(rows), -1).astype(np.float64) for rows in (queries, points))
     return np.sort(cdist(*flat), axis=1)[:, :count]
 
 
-@pytest.mark.parametrize("count", [1, 2, 5])
+@pytest.mark.parametrize("count", [1, 2, 5, 71])
 @pytest.mark.parametrize("block_bytes", [1 << 25, 4096])
 def test_nearest_distances_are_scipys(count: int, block_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distances, "_BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr(nearest, "_BLOCK_BYTES", block_bytes)
     rng = np.random.default_rng(0)
     queries, points = rng.integers(0, 256, (30, 50), dtype=np.uint8), rng.integers(0, 256, (71, 50), dtype=np.uint8)
     points[[5, 60, 70]] = queries[3]
-    np.testing.assert_array_equal(nearest_distances(queries, points, count), by_cdist(queries, points, count))
-    far = rng.normal(1e4, 1, (40, 20)).astype(np.float32), rng.normal(1e4, 1, (50, 20))
-    np.testing.assert_allclose(nearest_distances(*far, count), by_cdist(*far, count), rtol=1e-12)
+    np.testing.assert_array_equal(NearestPoints(points).distances(queries, count), by_cdist(queries, points, count))
+    far = rng.normal(1e4, 1, (40, 20)).astype(np.float32), rng.normal(1e4, 1, (80, 20))
+    np.testing.assert_allclose(NearestPoints(far[1]).distances(far[0], count), by_cdist(*far, count), rtol=1e-12)
 
 
-def test_nearest_distances_are_right_where_float32_is_not() -> None:
-    """Points that differ by less than the rounding error of |a|^2 + |b|^2 - 2ab in float32, and one far away."""
+@pytest.mark.parametrize("block_bytes", [1 << 25, 40_000])
+@pytest.mark.parametrize(
+    "as_kind",
+    [
+        lambda rows: np.clip(rows, 0, 255).astype(np.uint8),
+        lambda rows: rows.astype(np.float32),
+        lambda rows: rows,
+        lambda rows: rows + 1e6,
+    ],
+    ids=["uint8", "float32", "float64", "far"],
+)
+def test_projections_rule_out_no_nearest_point(
+    as_kind: Callable[[Array], Array], block_bytes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Points near a few axes, of which single ones are copied, moved off the axes, or all noise: by either way, those
+    that scipy finds.
+    """
+    monkeypatch.setattr(nearest, "_BLOCK_BYTES", block_bytes)
+    rng = np.random.default_rng(2)
+    axes = rng.normal(0, 12, (6, 200))
+    points = np.vstack([rng.normal(size=(900, 6)) @ axes, rng.normal(size=(100, 6)) @ axes * 1e-3])
+    points += 128 + rng.normal(0, 1, points.shape)
+    noise = rng.uniform(0, 255, (20, 200))
+    queries = np.vstack([points[::100], points[5::100] + rng.normal(0, 1, (10, 200)), points[7::100] + 1, noise])
+    queries, points = (as_kind(rows) for rows in (queries, points))
+    compared: list[int] = []
+    every = nearest._compared
+
+    def counted(rows: Array, points: Array, count: int) -> Any:
+        compared.append(len(rows))
+        return every(rows, points, count)
+
+    monkeypatch.setattr(nearest, "_compared", counted)
+    for count in (1, 2, 10):
+        found = NearestPoints(points).distances(queries, count)
+        np.testing.assert_allclose(found, by_cdist(queries, points, count), rtol=1e-9, atol=1e-9)
+        if points.dtype == np.uint8:
+            np.testing.assert_array_equal(found, by_cdist(queries, points, count))
+    assert all(15 < rows < 25 for rows in compared[:2])  # the noise, and hardly more
+
+
+@pytest.mark.parametrize("points", [300, 5])
+def test_nearest_distances_are_right_where_float32_is_not(points: int) -> None:
+    """Points that differ by less than the rounding error of |a|^2 + |b|^2 - 2ab in float32, and some far away."""
     rng = np.random.default_rng(1)
     query = rng.normal(size=(1, 64)) * 1000
     steps = 1e-3 * np.arange(9, 0, -1)
-    points = np.vstack([query + step / 8 for step in steps] + [np.zeros((1, 64))])
-    found = nearest_distances(np.vstack([query, -query]), points, 3)
+    near = np.vstack([query + step / 8 for step in steps] + [np.zeros((1, 64))])
+    far = rng.normal(size=(points, 64)) * 1000
+    found = NearestPoints(np.vstack([far, near])).distances(np.vstack([query, -query]), 3)
     np.testing.assert_allclose(found[0], [1e-3, 2e-3, 3e-3], rtol=1e-6)
 
 

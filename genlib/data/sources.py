@@ -22,6 +22,7 @@ from genlib.data.mirror import LIST_NAME, VARIABLE, Mirror, find_mirror, open_mi
 from genlib.data.official import MismatchError, RemoteFile, Verified, verify
 from genlib.errors import GenlibError
 from genlib.files import digest, refusal_named, staged_folder, write_json
+from genlib.memory import keep_freed
 from genlib.settings import DigitsSource, FacesSource, FolderSource, Source
 
 CATALOGUE: Mapping[str, tuple[RemoteFile, ...]] = {
@@ -70,6 +71,7 @@ def provide_dataset(source: Source, dataset: str, out: Path, work: Path) -> None
     else:
         fetch_dataset(source.kind, dataset, out, work)
         return
+    keep_freed()
     with claimed(_claim(work), f"drawing {dataset}"):
         draw_dataset(dataset, out, draw)
 

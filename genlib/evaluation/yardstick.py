@@ -17,7 +17,7 @@ from genlib.metrics import classes, frechet, gaussian
 from genlib.metrics.attributes import gap, prevalence
 from genlib.metrics.kernel import KernelReference
 from genlib.metrics.manifold import Manifold
-from genlib.metrics.memorisation import memorisation, two_nearest
+from genlib.metrics.memorisation import Originals, memorisation
 from genlib.metrics.structure import pair_similarity, similarity_used
 from genlib.settings import EvaluateSettings
 
@@ -45,6 +45,7 @@ class Yardstick:
     kernel: KernelReference
     manifold: Manifold
     judged: NDArray[np.float32]
+    originals: Originals
     heldout_distances: NDArray[np.float64]
 
     def measure(self, images: Images) -> Numbers:
@@ -108,7 +109,8 @@ class Yardstick:
         }
 
     def _of_neighbours(self, images: Images) -> Numbers:
-        found = memorisation(two_nearest(images[: self.settings.nearest_images], self.train), self.heldout_distances)
+        distances = self.originals.two_nearest(images[: self.settings.nearest_images])
+        found = memorisation(distances, self.heldout_distances)
         return {"copied_share": found.copied_share, "nearest_ratio": found.median_ratio}
 
     def class_shares(self, judged: NDArray[np.float32]) -> NDArray[np.float64]:
@@ -210,6 +212,7 @@ def yardstick(
     features, judged = network.measure(test.images)
     seed = settings.seed
     heldout = _chosen(len(test.images), settings.nearest_images, rng.generator(seed, "held-out neighbours"))
+    originals = Originals(train.images)
     return Yardstick(
         network=network,
         settings=settings,
@@ -221,7 +224,8 @@ def yardstick(
         kernel=KernelReference(features, rng.generator(seed, "kid blocks"), _KID_BLOCKS),
         manifold=Manifold(features, settings.neighbours),
         judged=judged,
-        heldout_distances=two_nearest(np.array(test.images[heldout]), train.images),
+        originals=originals,
+        heldout_distances=originals.two_nearest(np.array(test.images[heldout])),
     )
 
 

@@ -1,4 +1,4 @@
-"""Euclidean distances between rows, a block at a time: what neighbours in feature or pixel space are found with."""
+"""Euclidean distances between rows, a block at a time: what neighbours are found with."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from genlib.errors import GenlibError
 
 _BLOCK_BYTES = 1 << 25  # 32 MiB: what one temporary takes at most
+_PAIR_BYTES = 1 << 22  # of two temporaries that stay in the processor's cache
 _LARGEST = 1e15  # squares of larger values, summed, overflow float32
 
 
@@ -18,9 +19,9 @@ def feature_rows(features: NDArray[Any], name: str, at_least: int = 1) -> NDArra
     Raises GenlibError, with `name`, when they are not N D real numbers with N >= `at_least` and D >= 1, or hold NaN,
     infinity or values above 1e15.
     """
-    _check_rows(features, name, at_least)
+    check_rows(features, name, at_least)
     rows = features.astype(np.float64)
-    _check_finite(rows, name)
+    check_finite(rows, name)
     return rows
 
 
@@ -41,7 +42,7 @@ def pair_squares(
     the same distance in whichever order, and ties are ties.
     """
     squared = np.empty(len(query))
-    step = max(1, _BLOCK_BYTES // (16 * queries.shape[1]))
+    step = max(1, _PAIR_BYTES // (16 * queries.shape[1]))
     for start in range(0, len(query), step):
         difference = queries[query[start : start + step]]
         difference -= points[point[start : start + step]]
@@ -73,66 +74,14 @@ def rough_squares(
         yield start, rough, 2 * (points.shape[1] + 8) * 2.0**-53 * (largest + offset) ** 2
 
 
-def nearest_distances(queries: NDArray[Any], points: NDArray[Any], count: int) -> NDArray[np.float64]:
-    """Distances of each of `queries` (N D) to the `count` nearest of `points` (M D): N count, rising, 0 for equal rows.
-
-    Any integer or float type; memory-mapped points are read a block at a time. Products in float32 narrow the points
-    down to those that rounding cannot rule out, whose distances are then taken by `pair_squares`: the result is that
-    of comparing all in float64, at the speed of float32.
-    Raises GenlibError for rows that `feature_rows` would refuse, unequal dimensions, and fewer than `count` points.
-    """
-    _check_rows(queries, "queries", 1)
-    _check_rows(points, "points", max(1, count))
-    check_same_dimensions(queries, points)
-    rows = queries.astype(np.float64)
-    _check_finite(rows, "queries")
-    query, point = _candidates(rows, points, count)
-    squared = pair_squares(rows, points, query, point)
-    order = np.lexsort((squared, query))
-    first = np.searchsorted(query[order], np.arange(len(rows)))
-    nearest: NDArray[np.float64] = np.sqrt(squared[order][first[:, np.newaxis] + np.arange(count)])
-    return nearest
-
-
 def places(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of what is true in a matrix, row by row: as `np.nonzero`, in a tenth of its time."""
     row, column = np.divmod(np.flatnonzero(mask), mask.shape[1])
     return row, column
 
 
-def _candidates(
-    rows: NDArray[np.float64], points: NDArray[Any], count: int
-) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pairs of a row and a point, among which are the `count` nearest points of each row: two indices, each P."""
-    centre = rows.mean(axis=0)  # shorter vectors, smaller rounding errors
-    narrow = (rows - centre).astype(np.float32)
-    lengths = np.linalg.norm(narrow, axis=1).astype(np.float64)
-    narrow *= -2  # here, where they are few; a power of two rounds nothing
-    best = np.full((len(rows), count), np.inf, np.float32)
-    error = np.zeros(len(rows))
-    found: list[tuple[NDArray[np.intp], NDArray[np.intp], NDArray[np.float32]]] = []
-    step = max(1, _BLOCK_BYTES // max(4 * len(rows), 8 * rows.shape[1]))
-    for start in range(0, len(points), step):
-        block = points[start : start + step].astype(np.float64)
-        _check_finite(block, "points")
-        block -= centre
-        others = block.astype(np.float32)
-        squares = np.einsum("ij,ij->i", others, others)
-        compared = narrow @ others.T
-        compared += squares  # now the squared distance, less the square of the row
-        # Twice the bound on the rounding error of a sum of products (Higham 2002, sec. 3.1): it is in both compared.
-        bound = 2 * (rows.shape[1] + 8) * 2.0**-24 * (lengths + np.sqrt(float(squares.max()))) ** 2
-        error = np.maximum(error, bound)
-        nearest = np.partition(compared, count - 1, axis=1)[:, :count] if count < compared.shape[1] else compared
-        best = np.sort(np.concatenate([best, nearest], axis=1), axis=1)[:, :count]
-        query, point = places(compared <= (best[:, -1] + error)[:, np.newaxis])
-        found.append((query, point + start, compared[query, point]))
-    query, point, value = (np.concatenate(parts) for parts in zip(*found, strict=True))
-    near = value <= (best[:, -1] + error)[query]
-    return query[near], point[near]
-
-
-def _check_rows(features: NDArray[Any], name: str, at_least: int) -> None:
+def check_rows(features: NDArray[Any], name: str, at_least: int) -> None:
+    """GenlibError unless these are N D real numbers with N >= `at_least` and D >= 1."""
     if features.ndim != 2 or features.dtype.kind not in "iuf" or len(features) < at_least or features.shape[1] < 1:
         raise GenlibError(
             f"{name}: {features.dtype} array of shape {features.shape}; pass real numbers of shape N x D, "
@@ -140,7 +89,7 @@ def _check_rows(features: NDArray[Any], name: str, at_least: int) -> None:
         )
 
 
-def _check_finite(rows: NDArray[np.float64], name: str) -> None:
+def check_finite(rows: NDArray[np.float64], name: str) -> None:
     """GenlibError if a value is NaN, infinite or above 1e15."""
     largest = float(np.abs(rows).max())
     # Written so that NaN fails too.

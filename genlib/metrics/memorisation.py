@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from genlib.errors import GenlibError
-from genlib.metrics.distances import nearest_distances
+from genlib.metrics.nearest import NearestPoints
 
 _SHARE = 0.01
 _FEWEST_HELD_OUT = 100  # of fewer images there is no nearest 1 %
@@ -22,18 +22,29 @@ class Memorisation:
     median_ratio: float
 
 
-def two_nearest(queries: NDArray[Any], train: NDArray[Any]) -> NDArray[np.float64]:
-    """Euclidean distances of `queries` (N ...) to the nearest and second nearest of `train` (M ..., M >= 2): N 2.
+class Originals:
+    """Training images (M ..., M >= 2) that copies may be of.
 
     Rows of any equal shape, integers or floats; uint8 images are compared as they are, on the scale 0..255, and may be
-    memory-mapped. A copy is exactly 0 away. Raises GenlibError for unequal shapes, fewer than 2 training rows, NaN and
-    infinity.
+    memory-mapped. Raises GenlibError for rows without numbers, NaN and infinity.
     """
-    if queries.ndim < 2 or train.ndim < 2 or queries.shape[1:] != train.shape[1:] or queries.size == 0:
-        raise GenlibError(
-            f"queries: shape {queries.shape} for training rows of {train.shape}; pass N >= 1 rows of the same shape"
-        )
-    return nearest_distances(queries.reshape(len(queries), -1), train.reshape(len(train), -1), 2)
+
+    def __init__(self, train: NDArray[Any]) -> None:
+        if train.ndim < 2 or train.size == 0:
+            raise GenlibError(f"training rows: shape {train.shape}; pass 2 or more rows")
+        self._shape = train.shape
+        self._points = NearestPoints(train.reshape(len(train), -1))
+
+    def two_nearest(self, queries: NDArray[Any]) -> NDArray[np.float64]:
+        """Euclidean distances of `queries` (N ...) to the nearest and second nearest of these: N 2; a copy's is 0.
+
+        Raises GenlibError for another shape, fewer than 2 training rows, NaN and infinity.
+        """
+        if queries.ndim < 2 or queries.shape[1:] != self._shape[1:] or queries.size == 0:
+            raise GenlibError(
+                f"queries: shape {queries.shape} for training rows of {self._shape}; pass N >= 1 rows of the same shape"
+            )
+        return self._points.distances(queries.reshape(len(queries), -1), 2)
 
 
 def memorisation(samples: NDArray[np.float64], heldout: NDArray[np.float64]) -> Memorisation:
@@ -77,8 +88,8 @@ def _ratios(distances: NDArray[np.float64]) -> NDArray[np.float64]:
 def _check_distances(distances: NDArray[np.float64], name: str, at_least: int) -> None:
     if distances.ndim != 2 or distances.shape[1] != 2 or len(distances) < at_least:
         raise GenlibError(
-            f"{name}: shape {distances.shape}; pass N x 2 distances, made by two_nearest(), N >= {at_least}"
+            f"{name}: shape {distances.shape}; pass N x 2 distances, made by Originals.two_nearest(), N >= {at_least}"
         )
     # Written so that NaN fails too.
     if not ((distances[:, 0] >= 0).all() and (distances[:, 1] >= distances[:, 0]).all()):
-        raise GenlibError(f"{name}: negative, falling or NaN distances; make them with two_nearest()")
+        raise GenlibError(f"{name}: negative, falling or NaN distances; make them with Originals.two_nearest()")

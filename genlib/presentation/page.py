@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from genlib.errors import GenlibError
 from genlib.presentation import catalogue, tables, text
 from genlib.presentation.comparisons import Comparison, read_comparisons
-from genlib.presentation.pictures import Picture, embed
+from genlib.presentation.pictures import Picture, embed, embed_all
 from genlib.presentation.results import (
     AttributeAccuracy,
     Card,
@@ -190,10 +190,10 @@ def _run(run: str, settings: RunSettings, results: RunResults) -> RunView:
         departures=catalogue.departures(settings.model, results.settings, results.evaluation.dataset.image_size),
         settings=_shown(results.settings),
         measured=_measured(results),
-        figures=[
-            embed(results.figures[name], catalogue.figure(name, settings.model), f"of the run {run}")
-            for name in known + unknown
-        ],
+        figures=embed_all(
+            [(results.figures[name], catalogue.figure(name, settings.model)) for name in known + unknown],
+            f"of the run {run}",
+        ),
     )
 
 

@@ -1,6 +1,8 @@
 """Pictures inside the page: base64 data URIs with alternative texts. Large ones are embedded as WebP."""
 
 from base64 import b64encode
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
 from io import BytesIO
@@ -15,6 +17,7 @@ from genlib.presentation.catalogue import Figure
 _WIDE_PIXELS = 720
 _LARGE_BYTES = 150_000
 _REMEMBERED = 64
+_THREADS = 4
 _LOSSLESS: dict[str, Any] = {"lossless": True, "quality": 50, "method": 4}
 _STILL: dict[str, Any] = {"quality": 90, "method": 4}
 _MOVING: dict[str, Any] = {"quality": 65, "method": 4}
@@ -57,6 +60,12 @@ def embed(path: Path, words: Figure, whose: str) -> Picture:
     return Picture(uri, still, alt, words.title, words.caption, width, height, words.plain)
 
 
+def embed_all(figures: Sequence[tuple[Path, Figure]], whose: str) -> list[Picture]:
+    """`embed` each of them, in their order, several at a time. Raises as `embed`."""
+    with ThreadPoolExecutor(_THREADS) as pool:  # Pillow's encoders leave the interpreter to other threads
+        return list(pool.map(lambda figure: embed(figure[0], figure[1], whose), figures))
+
+
 @lru_cache(maxsize=_REMEMBERED)
 def _encoded(kind: str, data: bytes) -> tuple[str, str | None, int, int]:
     """Data URIs of a picture and of its last frame if it moves, width and height; many pictures are shown twice."""
@@ -70,11 +79,14 @@ def _encoded(kind: str, data: bytes) -> tuple[str, str | None, int, int]:
 
 
 def _smallest(kind: str, data: bytes, frames: list[Image.Image], durations: list[int]) -> str:
-    """The picture's own bytes, or, where they are many, the smallest of them and its WebP forms, as a data URI."""
+    """The picture's own bytes, or, where they are many, the smallest of them and its WebP forms, as a data URI.
+
+    Lossless WebP takes an animation's images seconds, and never was its smallest form.
+    """
     forms = [(kind, data)]
     if len(data) > _LARGE_BYTES:
-        lossy = _MOVING if len(frames) > 1 else _STILL
-        forms += [("image/webp", _webp(frames, durations, options)) for options in (_LOSSLESS, lossy)]
+        tried = (_MOVING,) if len(frames) > 1 else (_LOSSLESS, _STILL)
+        forms += [("image/webp", _webp(frames, durations, options)) for options in tried]
     kind, data = min(forms, key=lambda form: len(form[1]))
     return f"data:{kind};base64,{b64encode(data).decode('ascii')}"
 

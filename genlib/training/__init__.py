@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
@@ -293,8 +294,16 @@ def settle(training: Training, train_images: Tensor | Streamed, count: int = _ST
         batches = in_order(train_images[:whole], size)
         update_bn(
             (objective.fed(training.networks, images, noise, training.settings) for images in batches),
-            training.averaged,
+            _normalizing(training.averaged),
         )
+
+
+def _normalizing(network: nn.Module) -> nn.Module:
+    """The layers of a sequence up to its last batch norm, none if it has none: the others decide no statistics."""
+    if type(network) is not nn.Sequential:
+        return network
+    normalizes = [any(isinstance(part, _BatchNorm) for part in layer.modules()) for layer in network]
+    return network[: len(network) - [*reversed(normalizes), True].index(True)].train(network.training)
 
 
 @torch.no_grad()

@@ -95,7 +95,7 @@ _SAMPLES = 2  # per pixel and axis
 _CANVAS = IMAGE_PIXELS * _SAMPLES
 _ORIGIN = (32 * _UNITS, 29 * _UNITS)
 _EDGE = 10  # width, in units, of the ramp at the edge of a shape
-_CHUNK_IMAGES = 32  # few enough to stay in the processor's cache
+_CHUNK_IMAGES = 16  # few enough to stay in the processor's cache
 _SEED = 64_641_000  # the other splits take the next ones
 
 _Ints = npt.NDArray[np.int32]
