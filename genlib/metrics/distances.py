@@ -10,6 +10,7 @@ from genlib.errors import GenlibError
 
 _BLOCK_BYTES = 1 << 25  # 32 MiB: what one temporary takes at most
 _PAIR_BYTES = 1 << 22  # of two temporaries that stay in the processor's cache
+_SLICES = 32
 _LARGEST = 1e15  # squares of larger values, summed, overflow float32
 
 
@@ -52,26 +53,38 @@ def pair_squares(
 
 def rough_squares(
     queries: NDArray[np.float64], points: NDArray[np.float64]
-) -> Iterator[tuple[int, NDArray[np.float64], float]]:
+) -> Iterator[tuple[int, NDArray[np.float32], float]]:
     """Squared distances of `queries` (N D) to all `points` (M D) by products: (first row, R M, error), some rows each.
 
-    Several times as fast as differences; no value is further than `error` from that of `pair_squares`.
+    Many times as fast as differences; no value is further than `error` from that of `pair_squares`.
     """
     centre = points.mean(axis=0)  # shorter vectors, smaller rounding errors
     others = points - centre
     squares = np.einsum("ij,ij->i", others, others)
-    step = max(1, _BLOCK_BYTES // (8 * len(points)))
+    largest, offset = float(squares.max()), float(np.abs(centre).max()) * np.sqrt(len(centre))
+    narrow, short = others.astype(np.float32), squares.astype(np.float32)
+    step = max(1, _BLOCK_BYTES // (4 * len(points)))
     for start in range(0, len(queries), step):
         rows = queries[start : start + step] - centre
         lengths = np.einsum("ij,ij->i", rows, rows)
         rows *= -2  # here, where they are few; a power of two rounds nothing
-        rough = rows @ others.T
-        rough += lengths[:, np.newaxis]
-        rough += squares
-        # Twice the bound on the rounding error of a sum of products (Higham 2002, sec. 3.1).
-        largest = np.sqrt(float(lengths.max())) + np.sqrt(float(squares.max()))
-        offset = float(np.abs(centre).max()) * np.sqrt(len(centre))  # what centring rounds off
-        yield start, rough, 2 * (points.shape[1] + 8) * 2.0**-53 * (largest + offset) ** 2
+        rough = rows.astype(np.float32) @ narrow.T
+        rough += lengths.astype(np.float32)[:, np.newaxis]
+        rough += short
+        # Twice the bound on the rounding error of a sum of products (Higham 2002, sec. 3.1), and what centring rounds.
+        longest = np.sqrt(float(lengths.max())) + np.sqrt(largest)
+        relative = 2.0**-24 * longest**2 + 2.0**-53 * (longest + offset) ** 2
+        yield start, rough, 2 * (points.shape[1] + 8) * relative
+
+
+def least(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
+    """A bound on the `count` smallest of each row (R M, M >= `count`): R 1, the largest of them or little above it.
+
+    That of the smallest values of some slices of the row: in a thirtieth of the time of `np.partition` of all of it.
+    """
+    slices = np.linspace(0, values.shape[1], min(values.shape[1], max(_SLICES, count)), endpoint=False).astype(np.intp)
+    bound: NDArray[np.float32] = np.partition(np.minimum.reduceat(values, slices, axis=1), count - 1, axis=1)
+    return bound[:, count - 1 : count]
 
 
 def places(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:

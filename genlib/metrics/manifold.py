@@ -10,6 +10,7 @@ from genlib.errors import GenlibError
 from genlib.metrics.distances import (
     check_same_dimensions,
     feature_rows,
+    least,
     pair_squares,
     places,
     rough_squares,
@@ -92,18 +93,22 @@ def _squared_radii(rows: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     for start, rough, error in rough_squares(rows, rows):
         here = np.arange(len(rough))
         rough[here, start + here] = np.inf
-        nearest = np.partition(rough, k - 1, axis=1)[:, k - 1 : k]
-        row, other = places(rough <= nearest + 2 * error)
+        row, other = places(rough <= _above(least(rough, k).astype(np.float64) + 2 * error))
         exact = pair_squares(rows[start : start + len(rough)], rows, row, other)
         radii[start + here] = exact[np.lexsort((exact, row))][np.searchsorted(row, here) + k - 1]
     return radii
 
 
 def _sides(
-    rough: NDArray[np.float64], radii: NDArray[np.float64], error: float
+    rough: NDArray[np.float32], radii: NDArray[np.float64], error: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray[np.intp]]:
     """Which squared distances are surely below the squared radii, and the places of those that may be below or not."""
-    inside = rough < radii - error
-    unsure = rough <= radii + error
+    inside = rough < -_above(error - radii)
+    unsure = rough <= _above(radii + error)
     unsure ^= inside
     return inside, *places(unsure)
+
+
+def _above(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """The values rounded up: compared in float32, which is faster than in float64."""
+    return np.nextafter(values.astype(np.float32), np.float32(np.inf))
