@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from genlib.errors import GenlibError
 from genlib.metrics import distances, manifold
 from genlib.metrics.manifold import Manifold, Prdc
+from genlib.metrics.nearest import NearestPoints
 
 Features = NDArray[np.float64]
 
@@ -124,6 +125,16 @@ def test_squares_by_products_are_as_near_as_they_say(scale: float, offset: float
         assert np.abs(rough - here).max() <= error < 1e-3 * here.max()
     query, point = np.indices(exact.shape).reshape(2, -1)
     np.testing.assert_allclose(distances.pair_squares(queries, points, query, point), exact.ravel(), rtol=1e-12)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-21, 1e12])
+def test_no_unit_is_too_small_or_too_large(scale: float) -> None:
+    """Squares that float32 does not have, or hardly."""
+    real, samples = normal(0, 60), normal(1, 50, shift=0.7)
+    expected = vars(Manifold(real, 3).compare(samples))
+    assert vars(Manifold(scale * real, 3).compare(scale * samples)) == pytest.approx(expected)
+    near = NearestPoints(scale * real).distances(scale * samples, 2)
+    np.testing.assert_allclose(near / scale, NearestPoints(real).distances(samples, 2), rtol=1e-12)
 
 
 @pytest.mark.parametrize("error", [0.0, 1.0, 1e4])

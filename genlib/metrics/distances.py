@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from genlib.errors import GenlibError
 
+FLOAT32_ROUNDS, FLOAT32_LEAST = 2.0**-24, 2.0**-126  # relative error; what is smaller may become 0
 _BLOCK_BYTES = 1 << 25  # 32 MiB: what one temporary takes at most
 _PAIR_BYTES = 1 << 22  # of two temporaries that stay in the processor's cache
 _SLICES = 32
@@ -73,8 +74,8 @@ def rough_squares(
         rough += short
         # Twice the bound on the rounding error of a sum of products (Higham 2002, sec. 3.1), and what centring rounds.
         longest = np.sqrt(float(lengths.max())) + np.sqrt(largest)
-        relative = 2.0**-24 * longest**2 + 2.0**-53 * (longest + offset) ** 2
-        yield start, rough, 2 * (points.shape[1] + 8) * relative
+        rounded = FLOAT32_ROUNDS * longest**2 + FLOAT32_LEAST + 2.0**-53 * (longest + offset) ** 2
+        yield start, rough, 2 * (points.shape[1] + 8) * rounded
 
 
 def least(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:

@@ -6,7 +6,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from genlib.metrics.distances import check_finite, check_rows, check_same_dimensions, pair_squares, places
+from genlib.metrics.distances import (
+    FLOAT32_LEAST,
+    FLOAT32_ROUNDS,
+    check_finite,
+    check_rows,
+    check_same_dimensions,
+    pair_squares,
+    places,
+)
 
 _BLOCK_BYTES = 1 << 25  # 32 MiB: what one temporary takes at most
 _MOST_AXES = 256
@@ -87,7 +95,8 @@ class NearestPoints:
         lower += self._squares  # now the squared distance of the projections, less the square of the row
         # Twice the bound on the rounding error of a sum of products (Higham 2002, sec. 3.1), of 24 more than there are:
         # far more than what float64 rounds in projecting.
-        error = 2 * (projected.shape[1] + 32) * 2.0**-24 * (lengths + self._longest) ** 2
+        rounded = FLOAT32_ROUNDS * (lengths + self._longest) ** 2 + FLOAT32_LEAST
+        error = 2 * (projected.shape[1] + 32) * rounded
         reach = self._reach(rows, lower, count) + error - own
         return places(lower <= np.nextafter(reach.astype(np.float32), np.float32(np.inf))[:, np.newaxis])
 
@@ -146,7 +155,8 @@ def _compared(rows: NDArray[np.float64], points: NDArray[Any], count: int) -> _P
         compared = narrow @ others.T
         compared += squares  # now the squared distance, less the square of the row
         # Twice the bound on the rounding error of a sum of products (Higham 2002, sec. 3.1): it is in both compared.
-        bound = 2 * (rows.shape[1] + 8) * 2.0**-24 * (lengths + np.sqrt(float(squares.max()))) ** 2
+        rounded = FLOAT32_ROUNDS * (lengths + np.sqrt(float(squares.max()))) ** 2 + FLOAT32_LEAST
+        bound = 2 * (rows.shape[1] + 8) * rounded
         error = np.maximum(error, bound)
         nearest = np.partition(compared, count - 1, axis=1)[:, :count] if count < compared.shape[1] else compared
         best = np.sort(np.concatenate([best, nearest], axis=1), axis=1)[:, :count]
