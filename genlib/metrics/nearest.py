@@ -74,18 +74,18 @@ class NearestPoints:
         step = max(1, _BLOCK_BYTES // max(4 * len(self._points), 8 * rows.shape[1]))
         for start in range(0, len(rows), step):
             block = rows[start : start + step]
-            query, point = self._within_reach(block, count)
-            many = np.bincount(query, minlength=len(block)) > max(2 * _FIRST, len(self._points) // _CROWDED)
-            few = ~many[query]
-            nearest[start : start + step][~many] = _nearest(block, self._points, (query[few], point[few]), count)
+            near = self._within_reach(block, count)
+            many = np.count_nonzero(near, axis=1) > max(2 * _FIRST, len(self._points) // _CROWDED)
+            near[many] = False
+            nearest[start : start + step][~many] = _nearest(block, self._points, places(near), count)
             crowded[start : start + step] = many
         if crowded.any():  # what is left over is most of a query: noise, for one
             hard = rows[crowded]
             nearest[crowded] = _nearest(hard, self._points, _compared(hard, self._points, count), count)
         return nearest
 
-    def _within_reach(self, rows: NDArray[np.float64], count: int) -> _Pairs:
-        """Pairs whose projections are no further apart than the row is from some `count` points, by rows."""
+    def _within_reach(self, rows: NDArray[np.float64], count: int) -> NDArray[np.bool_]:
+        """Which points (R M) are, projected, no further from a row than some `count` points are from it."""
         centred = rows - self._centre
         projected = self._project(centred).astype(np.float32)
         own = np.einsum("ij,ij->i", projected, projected, dtype=np.float64)
@@ -98,7 +98,8 @@ class NearestPoints:
         rounded = FLOAT32_ROUNDS * (lengths + self._longest) ** 2 + FLOAT32_LEAST
         error = 2 * (projected.shape[1] + 32) * rounded
         reach = self._reach(rows, lower, count) + error - own
-        return places(lower <= np.nextafter(reach.astype(np.float32), np.float32(np.inf))[:, np.newaxis])
+        within: NDArray[np.bool_] = lower <= np.nextafter(reach.astype(np.float32), np.float32(np.inf))[:, np.newaxis]
+        return within
 
     def _reach(self, rows: NDArray[np.float64], lower: NDArray[np.float32], count: int) -> NDArray[np.float64]:
         """Squared distance of each row within which there are `count` points or more: of the best of each slice."""
