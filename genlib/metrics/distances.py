@@ -88,6 +88,11 @@ def least(values: NDArray[np.float32], count: int) -> NDArray[np.float32]:
     return bound[:, count - 1 : count]
 
 
+def rounded_up(values: NDArray[np.float64]) -> NDArray[np.float32]:
+    """Float32 numbers, none below its value: bounds to compare float32 with, which is faster than in float64."""
+    return np.nextafter(values.astype(np.float32), np.float32(np.inf))
+
+
 def places(mask: NDArray[np.bool_]) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
     """Rows and columns of what is true in a matrix, row by row: as `np.nonzero`, in a tenth of its time."""
     row, column = np.divmod(np.flatnonzero(mask), mask.shape[1])

@@ -14,6 +14,7 @@ from genlib.metrics.distances import (
     pair_squares,
     places,
     rough_squares,
+    rounded_up,
 )
 
 
@@ -93,7 +94,7 @@ def _squared_radii(rows: NDArray[np.float64], k: int) -> NDArray[np.float64]:
     for start, rough, error in rough_squares(rows, rows):
         here = np.arange(len(rough))
         rough[here, start + here] = np.inf
-        row, other = places(rough <= _above(least(rough, k).astype(np.float64) + 2 * error))
+        row, other = places(rough <= rounded_up(least(rough, k).astype(np.float64) + 2 * error))
         exact = pair_squares(rows[start : start + len(rough)], rows, row, other)
         radii[start + here] = exact[np.lexsort((exact, row))][np.searchsorted(row, here) + k - 1]
     return radii
@@ -103,12 +104,7 @@ def _sides(
     rough: NDArray[np.float32], radii: NDArray[np.float64], error: float
 ) -> tuple[NDArray[np.bool_], NDArray[np.intp], NDArray[np.intp]]:
     """Which squared distances are surely below the squared radii, and the places of those that may be below or not."""
-    inside = rough < -_above(error - radii)
-    unsure = rough <= _above(radii + error)
+    inside = rough < -rounded_up(error - radii)
+    unsure = rough <= rounded_up(radii + error)
     unsure ^= inside
     return inside, *places(unsure)
-
-
-def _above(values: NDArray[np.float64]) -> NDArray[np.float32]:
-    """The values rounded up: compared in float32, which is faster than in float64."""
-    return np.nextafter(values.astype(np.float32), np.float32(np.inf))

@@ -14,6 +14,7 @@ from genlib.metrics.distances import (
     check_same_dimensions,
     pair_squares,
     places,
+    rounded_up,
 )
 
 _BLOCK_BYTES = 1 << 25  # 32 MiB: what one temporary takes at most
@@ -97,8 +98,7 @@ class NearestPoints:
         # far more than what float64 rounds in projecting.
         rounded = FLOAT32_ROUNDS * (lengths + self._longest) ** 2 + FLOAT32_LEAST
         error = 2 * (projected.shape[1] + 32) * rounded
-        reach = self._reach(rows, lower, count) + error - own
-        within: NDArray[np.bool_] = lower <= np.nextafter(reach.astype(np.float32), np.float32(np.inf))[:, np.newaxis]
+        within: NDArray[np.bool_] = lower <= rounded_up(self._reach(rows, lower, count) + error - own)[:, np.newaxis]
         return within
 
     def _reach(self, rows: NDArray[np.float64], lower: NDArray[np.float32], count: int) -> NDArray[np.float64]:
