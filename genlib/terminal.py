@@ -1,10 +1,12 @@
 """How every command meets the terminal: one line for an error, exit code 130 for Ctrl-C."""
 
 import atexit
+import os
 import signal
 import sys
 from collections.abc import Callable
 from functools import wraps
+from typing import Any, NoReturn
 
 from genlib.errors import GenlibError
 from genlib.files import STORAGE
@@ -34,10 +36,7 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             reason = " ".join(str(error).split())[:200]
             sys.exit(f"error: out of memory ({reason}); stop what else uses it, or use a machine that has more")
         except OSError as error:
-            if error.errno not in STORAGE:
-                raise
-            where = error.filename or "standard output"
-            sys.exit(f"error: {where}: {error.strerror}; make room or mend that, and run again")
+            _refused(error)
         except KeyboardInterrupt as error:
             print("interrupted; nothing half-written is left, run it again to go on", file=sys.stderr)
             sys.exit(143 if isinstance(error, Terminated) else 130)
@@ -45,6 +44,15 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
             atexit.register(_end_in_peace)
 
     return guard
+
+
+def run(app: Callable[..., object], **options: Any) -> None:
+    """Call typer's `app`; Ctrl-C and SIGTERM interrupt it, and help on a full disk ends as a guarded command does."""
+    listen()
+    try:
+        app(**options)
+    except OSError as error:
+        _refused(error)
 
 
 def listen() -> None:
@@ -55,6 +63,19 @@ def listen() -> None:
 
 def _terminate(*_: object) -> None:
     raise Terminated
+
+
+def _refused(error: OSError) -> NoReturn:
+    """End with one line for what a disk or folder has refused, and raise again what is something else.
+
+    Without a file's name it was standard output, which Python would try once more at its end, with lines of its own.
+    """
+    if error.errno not in STORAGE:
+        raise error
+    if error.filename is None:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    where = error.filename or "standard output"
+    sys.exit(f"error: {where}: {error.strerror}; make room or mend that, and run again")
 
 
 def _end_in_peace() -> None:

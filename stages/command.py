@@ -4,7 +4,7 @@ from collections.abc import Callable
 
 import typer
 
-from genlib.terminal import guarded, listen
+from genlib import terminal
 
 _EPILOG = (
     "Settings are in params.yaml, whose comments give their units. GENLIB_DEVICE, GENLIB_CUDA_GRAPH, "
@@ -15,7 +15,6 @@ _EPILOG = (
 
 def run(stage: Callable[..., None]) -> None:
     """Run `stage` as a command line; how it ends, `genlib.terminal.guarded` says."""
-    listen()
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command(epilog=_EPILOG)(guarded(stage))
-    app()
+    app.command(epilog=_EPILOG)(terminal.guarded(stage))
+    terminal.run(app)

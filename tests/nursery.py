@@ -145,6 +145,7 @@ def _become(request: dict[str, Any]) -> None:
     os.environ.update(request["env"])
     for descriptor, path in enumerate(request["files"]):
         os.dup2(os.open(path, os.O_RDWR | os.O_APPEND), descriptor)
+    sys.stdout = open(1, "w", closefd=False)  # noqa: SIM115  (buffered, whatever PYTHONUNBUFFERED has made of ours)
     for name, value in request["limits"].items():
         if name == "RLIMIT_AS":
             value += int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()

@@ -258,9 +258,10 @@ def test_a_limit_on_the_size_of_files_is_one_line(stage: str, bench: Bench, whol
     assert bench.files() == whole
 
 
-def test_a_terminal_that_is_a_full_disk(bench: Bench) -> None:
-    command = bench.start("present", out="/dev/full")
-    assert "No space left" in refused(command)
+@pytest.mark.parametrize("words", [None, ["--help"]], ids=["result", "help"])
+def test_a_terminal_that_is_a_full_disk(words: list[str] | None, bench: Bench) -> None:
+    command = bench.start("present", words, out="/dev/full")
+    assert "standard output: No space left" in refused(command)
 
 
 # Archives that somebody else is writing.

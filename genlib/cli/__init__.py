@@ -4,9 +4,9 @@ from collections.abc import Callable, Mapping
 
 import typer
 
+from genlib import terminal
 from genlib.cli.doctor import doctor
 from genlib.cli.draw import interpolate, reconstruct, sample
-from genlib.terminal import guarded, listen
 from stages.compare import main as compare
 
 COMMANDS: Mapping[str, Callable[..., None]] = {
@@ -24,14 +24,13 @@ def app() -> typer.Typer:
         name="genlib", add_completion=False, pretty_exceptions_enable=False, no_args_is_help=True, help=_HELP
     )
     for name, command in COMMANDS.items():
-        made.command(name)(guarded(command))
+        made.command(name)(terminal.guarded(command))
     return made
 
 
 def main() -> None:
     """`python -m genlib`."""
-    listen()
-    app()(prog_name="python -m genlib")
+    terminal.run(app(), prog_name="python -m genlib")
 
 
 _HELP = """Draw from trained models, compare them, and see what is missing here.
