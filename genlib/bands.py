@@ -28,7 +28,8 @@ ROUNDING = 1e-4
 
 COUNTED = {"active_units": 1.0, "classes_covered": 0.2, "copied_share": 5e-4}
 """What one more or one less is worth, of metrics that count: a number of the code, a class in one of five sets of
-samples, one of 2,000 samples. A band is wider by so much: counts that agree here may differ by one elsewhere."""
+samples, a sample in one of five sets of 500 or more (4e-4 or less). A band is wider by so much: counts that agree here
+may differ by one elsewhere."""
 
 ABOUT = (
     "What metrics/ does not say: where the committed numbers were made (reference), and how far from them a",

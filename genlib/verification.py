@@ -160,11 +160,13 @@ def _finding(run: str, reference: Revision, settings: Settings) -> Finding:
     if committed is not None and theirs:
         if ours == theirs:
             return _judged(run, reference, committed, here, changed, note)
-        verdict = OTHER_PARAMS
         differ = [key for key in {**theirs, **ours} if ours.get(key) != theirs.get(key)] if ours else []
         reason = "not comparable, params differ: " + ", ".join(
             [places.get(key) or their_places.get(key, key) for key in differ] or [f"runs.{name}, which is gone"]
         )
+        verdict, why = OTHER_PARAMS, _not_repeated(run, here, None)
+        if why is not None:
+            verdict, reason = NOT_CHECKED, f"{why}; {reason}"
     else:
         verdict, reason = NOT_CHECKED, f"{reference.name} has no {'metrics of it' if theirs else 'such run'}"
     rows = _rows(committed or {}, here.metrics or {}, changed, {}, promised=True)

@@ -236,6 +236,22 @@ def test_the_slider_moves_through_training(opened: Opened) -> None:
     page.wait_for_function("document.querySelector('#training-g button').getAttribute('aria-label') === 'Play'")
 
 
+def test_after_the_pointer_keys_lead_through_the_slides(opened: Opened) -> None:
+    page = opened.page()
+    page.goto(page.url.partition("#")[0] + "#training-g")
+    for used in ("#training-g .film input", "#gan .chart svg"):
+        place = page.locator(used).first
+        place.scroll_into_view_if_needed()
+        place.click()
+        page.wait_for_function("(id) => slides[current].id === id", arg=used.split()[0][1:])
+        at = current(page)
+        page.keyboard.press("ArrowRight")
+        assert current(page) == at + 1
+    page.locator("#training-g .film input").focus()
+    page.keyboard.press("PageDown")  # as presenters' remotes say
+    assert page.evaluate("slides[current].id") != "training-g"
+
+
 def test_values_of_curves(opened: Opened, folder: Path) -> None:
     page = opened.page()
     chart = page.locator("#two-losses .chart").first

@@ -188,7 +188,8 @@ def test_a_comparison_comes_back_from_its_file_as_it_was(tmp_path: Path) -> None
     comparison.write_csv(tmp_path / "b.csv", rows()[:1])
     _, found = read_comparisons(tmp_path)
     assert found.rows == tuple(rows())
-    assert (found.name, found.title, found.over_seeds) == ("learning-rate", "Learning rate", True)
+    assert (found.name, found.title, found.over_seeds, found.tested) == ("learning-rate", "Learning rate", True, True)
+    assert not read_comparisons(tmp_path)[0].tested  # one group
     assert found.metrics == ("fid", "kid")
     assert found.groups == ("1 0", "gan.lr=2", "gan.lr=3")
     third = found.row("fid", "gan.lr=3")

@@ -21,7 +21,21 @@ from genlib.errors import GenlibError
 from genlib.files import write_json
 from genlib.presentation import site
 from genlib.presentation.deck import decoder, html, plots, pptx, slides
-from genlib.presentation.deck.blocks import Bars, Block, Chart, Deck, Explorer, Film, Missing, Moves, Series, Still
+from genlib.presentation.deck.blocks import (
+    Bars,
+    Block,
+    Chart,
+    Column,
+    Deck,
+    Explorer,
+    Film,
+    Missing,
+    Moves,
+    Series,
+    Slide,
+    Still,
+    Yardstick,
+)
 from genlib.presentation.deck.lane import diagram
 from genlib.presentation.results import Architecture, Layer, Network
 from genlib.settings import RunSettings
@@ -133,7 +147,7 @@ def test_a_lane_of_ones_own_has_no_slides_of_others(lane: Lane) -> None:
     assert "future-work" not in named
     assert {"stamps-data", "stamps-vae-architecture", "stamps-results", "stamps-numbers"} <= set(named)
     assert missing(deck).keys() == {"vae", "latent-space"}
-    assert "latent_dim: 2; then dvc repro present@mine" in missing(deck)["latent-space"].remedy
+    assert "`latent_dim: 2`; then `dvc repro present@mine`" in missing(deck)["latent-space"].remedy
 
 
 ABSENT = [
@@ -156,7 +170,7 @@ def test_what_is_missing_is_said_with_the_command_that_makes_it(lane: Lane) -> N
     text = html.render(deck, "a.pptx", "r.html")
     for file, slide, stage in ABSENT:
         said = [block.remedy for block in blocks(deck, slide) if isinstance(block, Missing)]
-        assert f"dvc repro {stage}" in said, file
+        assert f"`dvc repro {stage}`" in said, file
         assert f"<code>dvc repro {stage}</code>" in text
     assert pptx.render(deck)
 
@@ -292,6 +306,20 @@ def test_bars_on_a_logarithmic_scale() -> None:
     assert [round(bar.share, 3) for bar in plots.bars(Bars("t", {"a": 10, "b": 1000}, log=True))] == [0.333, 1.0]
 
 
+@pytest.mark.parametrize(
+    ("floor", "run", "ceiling", "shares"),
+    [(1.0, 10.0, 100.0, [0.0749, 0.5, 0.9251]), (-0.5, 0.0, 0.5, [0.0455, 0.5, 0.9545])],
+    ids=["logarithmic", "linear where something is not positive"],
+)
+def test_numbers_between_their_limits(floor: float, run: float, ceiling: float, shares: list[float]) -> None:
+    block = Yardstick("KID", floor, ceiling, {"toy-gan": (run, str(run))}, "lower")
+    marks = plots.marks(block)
+    assert [mark.name for mark in marks] == ["real images", "toy-gan", "pixel Gaussian"]
+    assert [mark.share for mark in marks] == pytest.approx(shares, abs=1e-4)
+    shown = Deck("demo", "t", (), [Slide("a", "", "", "t", [Column([block])])])
+    assert ("logarithmic scale" in html.render(shown, "a", "b")) == (floor > 0)
+
+
 def test_a_diagram_puts_activations_to_their_layers() -> None:
     described = json.loads((folders_in(trained_lane()).runs / "digits-gan/training/architecture.json").read_text())
     generator = diagram(Architecture.model_validate(described).networks[0])
@@ -330,6 +358,30 @@ def test_powerpoint_has_the_same_slides(deck: Deck) -> None:
             if shape.shape_type is not None and "PICTURE" in str(shape.shape_type):
                 assert len(shape._element.nvPicPr.cNvPr.get("descr")) > 10
     assert any(shape.has_chart for page in shown.slides for shape in page.shapes)
+    said = [shape.text_frame.text for page in shown.slides for shape in page.shapes if shape.has_text_frame]
+    for slide in deck.slides:
+        assert not slide.hint or not any(slide.hint in one for one in said)
+    assert sum(bool(slide.hint) for slide in deck.slides) == 3
+
+
+def test_a_large_animation_is_four_points_of_the_training_in_powerpoint(
+    lane: Lane, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def pictures(deck: Deck) -> list[bytes]:
+        shown = Presentation(BytesIO(pptx.render(deck)))
+        (page,) = [
+            page for page in shown.slides if page.shapes.title.text == "G learns from what D makes of its images"
+        ]
+        return [shape.image.blob for shape in page.shapes if "PICTURE" in str(shape.shape_type)]
+
+    deck, figures = slides.build("demo", "t", *lane), lane[1].runs / "digits-gan/figures"
+    assert pictures(deck) == [(figures / "progress.gif").read_bytes()]
+    monkeypatch.setattr(pptx, "_GIF_BYTES", 0)
+    assert pictures(deck) == [(figures / "training_points.png").read_bytes()]
+    (figures / "training_points.png").unlink()
+    (last,) = pictures(deck)
+    with Image.open(BytesIO(last)) as image:
+        assert image.format == "PNG"
 
 
 def test_titles_are_escaped(deck: Deck) -> None:

@@ -155,16 +155,18 @@ def test_numbers_side_by_side(lane: Lane) -> None:
     parsed = read(html)
     assert parsed.row("Measure")[1:] == ["toy-ae", "toy-vae", "toy-gan"]
     fid = parsed.row("FID")
-    assert fid[0].endswith("floor 1.25, ceiling 120.5, bias 0.75")  # the same for all: said once
+    assert fid[0].endswith("real images 1.25, pixel Gaussian 120.5, bias 0.75")  # the same for all: said once
     assert fid[1:] == ["90.0 \u00b1\u00a01.8", "12.35 \u00b1\u00a00.25", "8.00 \u00b1\u00a00.16"]
     assert parsed.row("Rarest class (%)")[1:] == ["\u2013", "4.560 \u00b1\u00a00.091", "3.100 \u00b1\u00a00.062"]
-    assert parsed.row("Rarest class (%)")[0].endswith("floor 50.0, ceiling 25.0")
+    assert parsed.row("Rarest class (%)")[0].endswith("real images 50.0, pixel Gaussian 25.0")
     assert parsed.row("novelty")[1:] == ["\u2013", "\u2013", "1,234,567"]
     assert not any(row and row[0].startswith(("fid_std", "FID's")) for row in parsed.rows)
     assert '<td class="n best">8.00 \u00b1\u00a00.16</td>' in html
     assert '<td class="n best">4.560 \u00b1\u00a00.091</td>' in html
     said = " ".join(parsed.texts)
-    assert said.count(": FID 12.35 \u00b1\u00a00.25 (floor 1.25, ceiling 120.5)") == 2  # beside AE, beside GAN
+    assert (
+        said.count(": FID 12.35 \u00b1\u00a00.25 (real images 1.25, pixel Gaussian 120.5)") == 2
+    )  # beside AE, beside GAN
     assert '<td class="n">20</td>' in html  # alone in its row, so not called the best
     assert "KID leads" not in said
 
@@ -177,9 +179,9 @@ def names_of_rows(parsed: Page) -> list[str]:
 def test_limits_that_differ_stand_in_the_cells(lane: Lane) -> None:
     change(lane, "toy-gan", samples={"kid": {"mean": 5.0, "std": 0.1, "floor": 0.5, "ceiling": 50.0}})
     parsed = page(lane)
-    assert parsed.row("KID")[3] == "5.00 \u00b1\u00a00.10 floor 0.5, ceiling 50"
-    assert parsed.row("KID")[1].endswith("floor -0.1, ceiling 50")
-    assert "floor" not in parsed.row("KID")[0]
+    assert parsed.row("KID")[3] == "5.00 \u00b1\u00a00.10 real images 0.5, pixel Gaussian 50"
+    assert parsed.row("KID")[1].endswith("real images -0.1, pixel Gaussian 50")
+    assert "real images" not in parsed.row("KID")[0]
 
 
 def test_the_leading_distance_is_first_and_says_why(lane: Lane) -> None:
@@ -189,7 +191,7 @@ def test_the_leading_distance_is_first_and_says_why(lane: Lane) -> None:
     said = " ".join(" ".join(parsed.texts).split())
     assert names_of_rows(parsed)[:2] == ["KID", "FID"]
     assert "KID leads here, not FID: 150 images are fewer than ten times the 16 dimensions of the features" in said
-    assert said.count(": KID 4.000 \u00b1 0.080 (floor -0.1, ceiling 50)") == 2
+    assert said.count(": KID 4.000 \u00b1 0.080 (real images -0.1, pixel Gaussian 50)") == 2
 
 
 def test_runs_that_were_measured_differently_have_no_best(lane: Lane) -> None:
@@ -235,7 +237,7 @@ def test_how_a_run_was_measured(lane: Lane) -> None:
     assert parsed.row("novel_fact")[1] == "11"
     assert parsed.row("new_section.depth")[1] == "3"
     assert parsed.row("Density")[1:] == ["0.625 \u00b1\u00a00.013", "1", "0.125"]
-    assert '<th scope="col" class="n">ceiling</th>' in html
+    assert '<th scope="col" class="n">pixel Gaussian</th>' in html
 
 
 def test_reconstructions_and_codes_have_a_table_of_their_own(lane: Lane) -> None:
@@ -257,7 +259,7 @@ def test_the_best_checkpoint_stands_beside_the_last(lane: Lane) -> None:
     assert parsed.row("best: epoch 1 of 2")[1:] == ["6.00 \u00b1\u00a00.50", "3.00 \u00b1\u00a00.25", "\u2013"]
     assert parsed.row("last")[1:3] == ["8.00 \u00b1\u00a00.16", "5.00 \u00b1\u00a00.10"]
     assert parsed.row("FID, best checkpoint")[1:] == ["\u2013", "\u2013", "6.00 \u00b1\u00a00.50"]
-    assert parsed.row("FID, best checkpoint")[0].endswith("floor 1.25, ceiling 120.5")
+    assert parsed.row("FID, best checkpoint")[0].endswith("real images 1.25, pixel Gaussian 120.5")
     assert "the epoch with the best FID of samples against validation images" in " ".join(parsed.texts)
     change(lane, "toy-gan", best=best_checkpoint(epoch=2, is_last=True))
     parsed = page(lane)
@@ -325,6 +327,11 @@ def test_repeated_with_other_seeds(lane: Lane, tmp_path: Path) -> None:
         ],
     ]  # fmt: skip
     assert [(row[2], row[4]) for row in parsed.rows[-2:]] == [("yes", ""), ("in 25%", "-0.75")]
+    assert "p is of Welch's t-test" in said
+    write_csv(tmp_path / "comparisons/learning-rate.csv", rows[:1])
+    said = build("demo", "t", runs, compared)
+    assert "± is the standard deviation over the trainings." in said
+    assert "Welch" not in said
 
 
 def test_runs_compared_once_are_not_called_repeated(lane: Lane, tmp_path: Path) -> None:
@@ -362,7 +369,7 @@ def test_dataset_and_run_facts(lane: Lane) -> None:
     held = "250 samples of each model, in each of 5 independent sets, are held against the test split, 300 images"
     assert said.count(held) == 1
     assert "(99.2% right on test images): such numbers" in said
-    assert "Floor: 300 others. Ceiling: 300 draws." in said
+    assert "Real images: 300 others. Pixel Gaussian: 300 draws." in said
     assert "The last 100 of MNIST. Crop: none; resize: none." in said
     assert "in 2 classes" in said
     assert "real people" not in said
@@ -516,7 +523,7 @@ def test_faces_with_attributes(lane: Lane) -> None:
     assert judged == ["Smiling", "41.0", "50.0", "50.0", "50.0"]  # test images, then the runs
     assert parsed.row("Wearing Hat") == ["Wearing Hat", "5.0", "95.0", "93.3"]
     assert parsed.row("Attribute gap (%)")[1:] == ["6.9"] * 3
-    assert parsed.row("Attribute gap (%)")[0].endswith("floor 1.0, ceiling 40.0")
+    assert parsed.row("Attribute gap (%)")[0].endswith("real images 1.0, pixel Gaussian 40.0")
     assert parsed.row("That network is right")[1] == "92.5% (always the commoner answer: 76.6%)"
     assert "(92.5% right on test images, where the commoner answers alone are 76.6% right): such numbers" in said
     assert "Classes of the samples" not in said
@@ -589,12 +596,14 @@ def test_departures_from_the_presentation_are_said(lane: Lane, tmp_path: Path) -
     path = tmp_path / "runs/demo/toy-vae/training/settings.json"
     trained = {"seed": 7, "model": "vae", "net": "deck28", "width": 32}
     path.write_text(json.dumps(trained | {"output": "sigmoid"}))
-    assert "Differs from what the presentation states: output sigmoid (stated: relu)." in build("demo", "t", *lane)
+    assert "Differs from what the original presentation states: output sigmoid (stated: relu)." in build(
+        "demo", "t", *lane
+    )
     path.write_text(json.dumps(trained | {"output": "relu"}))
-    assert "Differs from what the presentation states" not in build("demo", "t", *lane)
+    assert "Differs from what the original presentation states" not in build("demo", "t", *lane)
     path.write_text(json.dumps(trained | {"output": "sigmoid"}))
     change_all(lane, dataset={"image_size": 64})  # of which it states nothing
-    assert "Differs from what the presentation states" not in build("demo", "t", *lane)
+    assert "Differs from what the original presentation states" not in build("demo", "t", *lane)
 
 
 def test_a_denoising_autoencoder_is_called_so(lane: Lane, tmp_path: Path) -> None:

@@ -326,7 +326,12 @@ def test_other_params_are_named_and_fail(author: Path, raw: dict[str, Any]) -> N
     assert found.verdict == OTHER_PARAMS
     places = {"gan.lr", "runs.digits-gan.epochs", "evaluate.sets", "seed"}
     assert set(found.reason.removeprefix("not comparable, params differ: ").split(", ")) == places
-    assert "2 runs with other params" in said()
+    absent = findings()["presentation/mnist-gan"]
+    assert absent.verdict == NOT_CHECKED
+    assert absent.reason.startswith(
+        "no provenance.json in runs/presentation/mnist-gan; not comparable, params differ: "
+    )
+    assert "1 run with other params" in said()
     with pytest.raises(typer.Exit):
         verify.main()
     metrics(fid=1.0)

@@ -46,9 +46,9 @@ class KernelReference:
 
     The standard error is the jackknife's: both sets are divided at random into `blocks` blocks (at least 2), and the
     distance is computed without the i-th block of each, for every i, from sums over blocks of the kernel. It is itself
-    uncertain by about 1 / sqrt(2 (blocks - 1)), a quarter for 10 blocks, and a third too large where the distributions
-    are equal. `generator` (on the CPU) decides the division: drawn from here, and never by `distance`, whose
-    results so do not depend on the order of calls.
+    uncertain by about 1 / sqrt(2 (blocks - 1)), a quarter for 10 blocks, and two fifths too large where the
+    distributions are equal. `generator` (on the CPU) decides the division: drawn from here, and never by `distance`,
+    whose results so do not depend on the order of calls.
     Raises GenlibError for fewer than 2 * blocks rows, NaN and infinity.
     """
 

@@ -34,8 +34,8 @@ class Manifold:
     The point itself is no neighbour of its own, but an equal one is: `k` duplicates make the radius 0.
 
     Precision: share of the samples in some real ball; recall: share of the real images in some ball of the samples'
-    own (Kynkaanniemi et al. 2019, eq. 2 and 3). Density: in how many real balls a sample lies, mean, over k; coverage:
-    share of the real balls that hold a sample (Naeem et al. 2020, eq. 3 and 4). Density is not raised by the large
+    own (Kynkaanniemi et al. 2019, eq. 2). Density: in how many real balls a sample lies, mean, over k; coverage:
+    share of the real balls that hold a sample (Naeem et al. 2020). Density is not raised by the large
     balls of outliers as precision is, and coverage needs no balls of the samples.
 
     The border of a ball belongs to it for precision and recall (`<=`, as in the paper's eq. 1: a copy of a real image

@@ -30,6 +30,11 @@ class Comparison:
         """Spreads are over repeated trainings; False: over sample sets of one model each."""
         return self.rows[0].spread == "seeds"
 
+    @property
+    def tested(self) -> bool:
+        """Some group was tested against the first."""
+        return any(row.p is not None for row in self.rows)
+
     def row(self, metric: str, group: str) -> Row | None:
         """The row of a metric and a group; None if it was not measured."""
         return next((row for row in self.rows if (row.metric, row.group) == (metric, group)), None)

@@ -25,7 +25,7 @@ _SAID_ELSEWHERE = {"run", "metrics"}
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A row of the comparison table; `cells` and `limits` ("floor 1.2, ceiling 90", may be empty) by run.
+    """A row of the comparison table; `cells` and `limits` ("real images 1.2, pixel Gaussian 90", may be empty) by run.
 
     `notes`: what is true of all cells: limits that they share, the likelihood that a bound is of. `best` holds the
     indices of the best cells; it is empty where all are equal, neither end of the scale is good, or cards differ.
@@ -100,7 +100,7 @@ def differing(cards: Sequence[MeasuringCard], of_likelihood: bool = False) -> li
 
 
 def distance(result: RunResults) -> str:
-    """The distance to go by, with its limits, in one line: "FID 217.8 \u00b1 2.5 (floor 2.4, ceiling 799.9)"."""
+    """The distance to go by, with its limits, in one line: "FID 218 \u00b1 2 (real images 2.4, pixel Gaussian 800)"."""
     key = result.evaluation.card.leading
     number = _numbers(result).get(key)
     if number is None:
@@ -248,8 +248,8 @@ def _row(key: str, numbers: Sequence[Mapping[str, Measured]], cards: Sequence[Me
 
 
 def _limits(key: str, number: Measured) -> str:
-    """What the number lies between, in its own unit: "floor 1.2, ceiling 90"; as far as it was measured."""
-    limits = {"floor": number.floor, "ceiling": number.ceiling, "bias": number.bias}
+    """What it lies between, in its own unit: "real images 1.2, pixel Gaussian 90"; as far as it was measured."""
+    limits = {"real images": number.floor, "pixel Gaussian": number.ceiling, "bias": number.bias}
     return ", ".join(f"{word} {said(key, Measured(mean=limit))}" for word, limit in limits.items() if limit is not None)
 
 

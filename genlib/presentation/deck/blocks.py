@@ -74,7 +74,7 @@ class Bars:
 
 @dataclass(frozen=True)
 class Yardstick:
-    """A number of each run between its floor and its ceiling, on a logarithmic scale."""
+    """A number of each run between its floor and its ceiling; `log`: on a logarithmic scale, if all are positive."""
 
     kind: ClassVar[str] = "yardstick"
     title: str
@@ -82,6 +82,11 @@ class Yardstick:
     ceiling: float
     marks: Mapping[str, tuple[float, str]]
     better: Literal["lower", "higher"] | None
+
+    @property
+    def log(self) -> bool:
+        """KID may be below 0, which a logarithmic scale cannot show."""
+        return min(self.floor, self.ceiling, *(value for value, _ in self.marks.values())) > 0
 
 
 @dataclass(frozen=True)
@@ -165,7 +170,7 @@ class Formula:
 
 @dataclass(frozen=True)
 class Missing:
-    """What is not there, and the command, or the line of params.yaml, that makes it."""
+    """What is not there, and what makes it, with commands and settings in `backticks`."""
 
     kind: ClassVar[str] = "missing"
     what: str
@@ -196,7 +201,10 @@ class Provenance:
 
 @dataclass(frozen=True)
 class Slide:
-    """One idea. `row`: the slide of the original presentation, such as "3"; empty for those it does not have."""
+    """One idea. `row`: the slide of the original presentation, such as "3"; empty for those it does not have.
+
+    `hint`: what can be done with the page in a browser.
+    """
 
     id: str
     row: str
@@ -204,6 +212,7 @@ class Slide:
     title: str
     columns: Sequence[Column]
     lead: str = ""
+    hint: str = ""
     notices: Sequence[str] = ()
     provenance: Sequence[Provenance] = field(default_factory=tuple)
 

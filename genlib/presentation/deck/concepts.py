@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from genlib.errors import GenlibError
 from genlib.files import read_json
-from genlib.presentation import tables, text
+from genlib.presentation import catalogue, tables, text
 from genlib.presentation.deck import decoder
 from genlib.presentation.deck.blocks import Bars, Block, Column, Explorer, Facts, Formula, Missing, Moves, Points, Slide
 from genlib.presentation.deck.lane import (
@@ -41,8 +41,8 @@ def autoencoder(lane: Lane, run: Run) -> Slide:
     denoising = lane.first("ae", where=_noise)
     right: list[Block]
     if denoising is None:
-        line = f"{card.dataset}-dae: as {run.name}, with noise: 0.5"
-        right = [missing_run("Denoising: no autoencoder of this lane was trained with noise", line, lane.name)]
+        what = "Denoising: no autoencoder of this lane was trained with noise"
+        right = [missing_run(what, run, f"{card.dataset}-dae", "noise: 0.5", lane.name)]
     else:
         right = [still(denoising, "denoising.png")]
         found = denoising.results.evaluation.encoding
@@ -70,12 +70,13 @@ def vae(lane: Lane, run: Run) -> Iterator[Slide]:
     plain = lane.first("ae", run.settings.dataset, lambda one: not _noise(one))
     beside: list[Column] = []
     if plain is None:
-        line = f"{run.card.dataset}-ae: as {run.name}, with model: ae"
-        beside.append(Column([missing_run("No autoencoder on the same data to compare with", line, lane.name)]))
+        what = "No autoencoder on the same data to compare with"
+        beside.append(Column([missing_run(what, run, f"{run.card.dataset}-ae", "model: ae", lane.name)]))
     else:
         caption = f"Autoencoder: random codes decode to nothing much. {tables.distance(plain.results)}"
         beside.append(Column([still(plain, "samples.png", caption)]))
     caption = f"VAE: random codes decode to images. {tables.distance(run.results)}"
+    leading = catalogue.METRICS[run.results.evaluation.card.leading]
     yield Slide(
         "vae",
         "2",
@@ -83,7 +84,8 @@ def vae(lane: Lane, run: Run) -> Iterator[Slide]:
         "A VAE can be sampled: its codes fill a Gaussian",
         [*beside, Column([still(run, "samples.png", caption)])],
         "The encoder gives a Gaussian instead of a point (Kingma & Welling 2013). "
-        "Codes drawn at random from N(0, I), decoded:",
+        f"Codes drawn at random from N(0, I), decoded ({leading.label}: distance to real images, {leading.better} is "
+        "better):",
         provenance=provenance([plain, run]),
     )
     yield from _latent_space(lane, run)
@@ -91,12 +93,14 @@ def vae(lane: Lane, run: Run) -> Iterator[Slide]:
         "two-losses",
         "4",
         "VAE learning",
-        "A VAE minimises two losses at once",
+        "A VAE minimises the sum of two losses",
         [
             Column([losses(run, "generation", "generation loss: squared error per image", log=True)]),
             Column([losses(run, "latent", "latent loss: KL to N(0, I), nats per image")]),
         ],
-        "Images must come back, and codes must look like the unit Gaussian. Point at a curve to read its values.",
+        "Images must come back, and codes must look like the unit Gaussian. The latent loss rises where it pays that "
+        "codes say more about their images.",
+        "Point at a curve to read its values.",
         provenance=provenance([run]),
     )
     yield Slide(
@@ -129,8 +133,8 @@ def _latent_space(lane: Lane, vae: Run) -> Iterator[Slide]:
     run = lane.first("vae", where=lambda one: one.settings.latent_dim == 2)
     topic = "Latent space learned by a VAE"
     if run is None:
-        line = f"{vae.card.dataset}-vae-2d: as {vae.name}, with latent_dim: 2"
-        absent = missing_run("No VAE of this lane has a code of two numbers, which a plane can show", line, lane.name)
+        what = "No VAE of this lane has a code of two numbers, which a plane can show"
+        absent = missing_run(what, vae, f"{vae.card.dataset}-vae-2d", "latent_dim: 2", lane.name)
         yield Slide("latent-space", "3", topic, "The latent space forms while the VAE learns", [Column([absent])])
     else:
         yield Slide(
@@ -150,15 +154,16 @@ def _latent_space(lane: Lane, vae: Run) -> Iterator[Slide]:
             f"{topic}: explore it",
             "Every point of the plane is an image",
             [Column([_explorer(run)])],
-            "Point at the map, drag, or use the arrow keys: the trained decoder runs in this page.",
+            hint="Point at the map, drag, or use the arrow keys: the trained decoder runs in this page.",
             provenance=provenance([run]),
         )
+    caption = "Left and right: two held-out images, encoded and decoded. Between: codes in equal steps."
     yield Slide(
         "interpolations",
         "3",
         f"{topic}: between two images",
         "Between two images lie images",
-        [Column([still(vae, "interpolations.png", "Left and right: held-out images. Between: codes in equal steps.")])],
+        [Column([still(vae, "interpolations.png", caption)])],
         provenance=provenance([vae]),
     )
 
@@ -174,7 +179,7 @@ class _GradientVariance(BaseModel):
 def _gradient_variance(run: Run) -> Block:
     path = run.folder / "figures" / "gradient_variance.json"
     if not path.exists():
-        return Missing(f"Variance of {run.name}'s gradient: {path.name} is not there", f"dvc repro sample@{run.name}")
+        return Missing(f"Variance of {run.name}'s gradient: {path.name} is not there", f"`dvc repro sample@{run.name}`")
     found = _checked(_GradientVariance, path, run)
     positive = {name: value for name, value in found.total_variance.items() if value > 0}
     title = f"total variance of the encoder's gradient (log scale; {found.draws} draws, {found.images} images)"
@@ -188,7 +193,7 @@ def _explorer(run: Run) -> Block:
     if why_not is None and not (path.exists() and model.exists()):
         why_not = "its model file or its codes are not there"
     if network is None or why_not is not None:
-        return Missing(f"{run.name} cannot be explored here: {why_not}", f"dvc repro train@{run.name}")
+        return Missing(f"{run.name} cannot be explored here: {why_not}", f"`dvc repro train@{run.name}`")
     codes = _codes(run)
     reach = max(3.0, min(5.0, max(abs(value) for code in codes for value in code))) if codes else 3.0
     manifold = run.results.figures.get("manifold.png")
@@ -272,7 +277,7 @@ class _Alternation(BaseModel):
 def _moves(run: Run) -> Block:
     path = run.folder / "figures" / "alternation.json"
     if not path.exists():
-        return Missing(f"Who moves when in {run.name}: {path.name} is not there", f"dvc repro sample@{run.name}")
+        return Missing(f"Who moves when in {run.name}: {path.name} is not there", f"`dvc repro sample@{run.name}`")
     found = _checked(_Alternation, path, run)
     order = [half.moves for half in found.half_steps]  # a player is called like the network it moves
     named = dict.fromkeys(name for half in found.half_steps for name in half.changes)
@@ -329,7 +334,7 @@ def _training_g(run: Run) -> Slide:
                     Points(
                         [
                             "The error passes through D back to G; only G's weights move.",
-                            "Move the slider: the same random codes as training goes on.",
+                            "Beside it: what the same random codes became.",
                         ]
                     ),
                 ],
@@ -337,6 +342,7 @@ def _training_g(run: Run) -> Slide:
             ),
             Column([progress_film(run, f"{run.name}: the same random codes")], 4),
         ],
+        hint="Move the slider to go through the training.",
         provenance=provenance([run]),
     )
 

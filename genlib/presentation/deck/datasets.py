@@ -77,7 +77,10 @@ def _data(run: Run, row: str) -> Slide:
         side.append(Bars("commonest attributes, % of training images", {one: round(shares[one], 1) for one in most}))
     elif card.people_counts:
         side.append(Facts([(text.number(sum(card.people_counts.values())), "people, none of them in two splits")]))
-    shared = f"{origin(card)}; {card.split_rule}; crop {card.crop or 'none'}, resize {card.resize or 'none'}"
+    fitted = f"crop {card.crop or 'none'}, resize {card.resize or 'none'}"
+    if not (card.crop or card.resize):
+        fitted = "neither cropped nor resized"
+    shared = f"{origin(card)}; {card.split_rule}; {fitted}"
     return Slide(
         f"{card.dataset}-data",
         row,
@@ -93,7 +96,7 @@ def _architecture(run: Run, others: Sequence[Run], row: str, kind: str) -> Slide
     networks = run.results.architecture.networks
     total = sum(network.parameters for network in networks)
     departures = catalogue.departures(run.model, run.results.settings, run.card.image_size)
-    notices = [f"Differs from what the presentation states: {'; '.join(departures)}."] if departures else []
+    notices = [f"Differs from what the original presentation states: {'; '.join(departures)}."] if departures else []
     return Slide(
         f"{run.card.dataset}-{run.model}-architecture",
         row,
@@ -149,7 +152,7 @@ def _measured(card: Card, runs: Sequence[Run], row: str) -> Slide:
     notices = [f"Not all measured alike ({', '.join(differing)}): these numbers do not compare."] if differing else []
     lead = (
         f"In the features of a {made.features.name}, against {text.number(made.reference)} {made.split} images; "
-        f"{spread}. Floor: what other real images get. Ceiling: a Gaussian of the pixels."
+        f"{spread}. For scale: what other real images get, and draws of a Gaussian of the training pixels."
     )
     return Slide(
         f"{card.dataset}-numbers",

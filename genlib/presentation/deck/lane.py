@@ -98,7 +98,7 @@ def still(run: Run, name: str, caption: str = "") -> Still | Missing:
     path = run.results.figures.get(name)
     words = catalogue.figure(name, run.model)
     if path is None:
-        return Missing(f"{words.title} of {run.name}: {name} is not there", f"dvc repro sample@{run.name}")
+        return Missing(f"{words.title} of {run.name}: {name} is not there", f"`dvc repro sample@{run.name}`")
     picture = embed(path, words, f"of the run {run.name}")
     return Still(picture, path, caption or words.caption, words.plain and run.card.image_size <= _SMALL_SIDE)
 
@@ -107,7 +107,7 @@ def progress_film(run: Run, caption: str) -> Film | Missing:
     """What the same codes, or images, became over training."""
     path = run.folder / "training" / "progress.safetensors"
     if not path.exists():
-        return Missing(f"Pictures of {run.name}'s training: {path.name} is not there", f"dvc repro train@{run.name}")
+        return Missing(f"Pictures of {run.name}'s training: {path.name} is not there", f"`dvc repro train@{run.name}`")
     frames, captions, (width, height) = progress_frames(read_progress(path, run.name))
     words = catalogue.figure("progress.gif", run.model)
     alt = f"{words.title} of the run {run.name}. {words.caption}"
@@ -119,7 +119,7 @@ def codes_film(run: Run, caption: str) -> Film | Missing:
     """The 2-D codes of held-out images over training, coloured by class."""
     progress, path = run.folder / "training" / "progress.safetensors", run.results.figures.get("codes.gif")
     if path is None or not progress.exists():
-        return Missing(f"The latent space of {run.name}: codes.gif is not there", f"dvc repro sample@{run.name}")
+        return Missing(f"The latent space of {run.name}: codes.gif is not there", f"`dvc repro sample@{run.name}`")
     seen = [f"{count:,} images seen" for count in read_progress(progress, run.name)["images_seen"].tolist()]
     frames, captions, (width, height) = gif_frames(path, seen)
     words = catalogue.FIGURES["codes.gif"]
@@ -150,7 +150,7 @@ def losses(run: Run, name: str, title: str, log: bool = False) -> Chart | Missin
     ) else []  # fmt: skip
     drawn = of_steps(run, {name: "training images"})
     if not drawn and not held:
-        return Missing(f"{title}: {run.name}'s history does not have it", f"dvc repro train@{run.name}")
+        return Missing(f"{title}: {run.name}'s history does not have it", f"`dvc repro train@{run.name}`")
     positive = all(value > 0 for series in [*drawn, *held] for value in series.y)
     return Chart(title, [*drawn, *held], log and positive)
 
@@ -166,7 +166,7 @@ def game(run: Run, names: Mapping[str, str], title: str, chance: str | None) -> 
     """Curves of both players; with `chance`, in 0..1 and with a line at 0.5 that says so."""
     drawn = of_steps(run, names)
     if not drawn:
-        return Missing(f"{title}: {run.name} has no steps.csv with them", f"dvc repro train@{run.name}")
+        return Missing(f"{title}: {run.name} has no steps.csv with them", f"`dvc repro train@{run.name}`")
     limits = (0.0, 1.0) if chance else (0.0, max(max(series.y) for series in drawn) * 1.05)
     return Chart(title, drawn, limits=limits, level=(0.5, chance) if chance else None)
 
@@ -237,6 +237,9 @@ def origin(card: Card) -> str:
     return f"{said} ({card.edition})" if card.edition else said
 
 
-def missing_run(what: str, line: str, lane: str) -> Missing:
-    """A run that the lane lacks, and how to add it."""
-    return Missing(what, f"params.yaml, under runs: {line}; then dvc repro present@{lane}")
+def missing_run(what: str, copied: Run, new: str, setting: str, lane: str) -> Missing:
+    """A run that the lane lacks, and how to add it: as a copy of another, with one setting changed."""
+    remedy = (
+        f"in params.yaml, copy the run `{copied.name}` as `{new}` with `{setting}`; then `dvc repro present@{lane}`"
+    )
+    return Missing(what, remedy)

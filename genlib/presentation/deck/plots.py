@@ -149,17 +149,18 @@ def bars(block: Bars) -> list[Bar]:
 
 
 def marks(block: Yardstick) -> list[Mark]:
-    """Floor, each run, ceiling, in this order, on a logarithmic scale from a little below to a little above them."""
+    """Real images, each run, the pixel Gaussian, on a scale from a little below to a little above them."""
     values = [value for value, _ in block.marks.values()] + [block.floor, block.ceiling]
-    positive = [value for value in values if value > 0] or [1.0]
-    low, high = min(positive) / 1.5, max(positive) * 1.5
-
-    def share(value: float) -> float:
-        return math.log(max(value, low) / low) / math.log(high / low)
-
+    least, most = min(values), max(values)
+    if block.log:
+        share = _logarithmic(least / 1.5, most * 1.5, 0, 1)
+    else:
+        room = 0.05 * (most - least) or 0.5
+        share = _linear(least - room, most + room, 0, 1)
     runs = [Mark(name, share(value), said) for name, (value, said) in block.marks.items()]
     floor, ceiling = (
-        Mark(name, share(at), text.number(at)) for name, at in (("floor", block.floor), ("ceiling", block.ceiling))
+        Mark(name, share(at), text.number(at))
+        for name, at in (("real images", block.floor), ("pixel Gaussian", block.ceiling))
     )
     return [floor, *runs, ceiling]
 

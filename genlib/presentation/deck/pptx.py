@@ -218,7 +218,7 @@ def _missing(page: Any, block: Missing, box: Box) -> None:
     shape = page.shapes.add_shape(MSO_SHAPE.RECTANGLE, *box.emu)
     shape.fill.background()
     shape.line.color.rgb = _SECOND
-    _write(shape.text_frame, [f"{block.what}.", f"To make it: {block.remedy}"], 13)
+    _write(shape.text_frame, [f"{block.what}.", f"To make it: {block.remedy.replace('`', '')}"], 13)
 
 
 # Pictures
@@ -229,8 +229,14 @@ def _still(page: Any, block: Still, box: Box) -> None:
 
 
 def _film(page: Any, block: Film, box: Box) -> None:
-    small = block.path is not None and block.path.stat().st_size <= _GIF_BYTES
-    data = block.path.read_bytes() if block.path is not None and small else _as_png(block.frames[-1])
+    """The animation if it is small; else the same images at four points of the training; else as they ended."""
+    points = block.path and block.path.with_name("training_points.png")
+    if block.path and block.path.stat().st_size <= _GIF_BYTES:
+        data = block.path.read_bytes()
+    elif points and points.exists():
+        data = _compact(points.read_bytes())
+    else:
+        data = _as_png(block.frames[-1])
     _picture(page, data, box, block.alt, block.caption)
 
 

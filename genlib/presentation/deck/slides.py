@@ -54,7 +54,8 @@ def _opening(lane: Lane) -> Slide:
 
 
 def _future(lane: Lane) -> Slide:
-    repeated = [one.title for one in lane.comparisons if one.over_seeds]
+    repeated = [one for one in lane.comparisons if one.over_seeds]
+    tested = " and tested (Welch)" if any(one.tested for one in repeated) else ""
     compared = (
         f"{len(lane.comparisons)} in this lane ({'; '.join(one.title for one in lane.comparisons)})"
         if lane.comparisons
@@ -66,13 +67,13 @@ def _future(lane: Lane) -> Slide:
         [
             "Compare systematically, explore hyperparameters",
             "Any setting from the command line, `dvc exp run -S gan.lr=2e-4`, queued if there are many; all runs are "
-            f"measured alike, with floors, ceilings and spreads. Comparisons: {compared}"
-            + (", trained again with other seeds and tested (Welch)." if repeated else "."),
+            f"measured alike, with limits and spreads. Comparisons: {compared}"
+            + (f", trained again with other seeds{tested}." if repeated else "."),
         ],
         [
             "More complex GAN architectures",
-            f"Not yet: the GANs are the presentation's and the DCGAN ({', '.join(nets) or 'none in this lane'}); "
-            "a new one is one file in genlib/nets.",
+            "Not yet: the GANs are those of the original presentation and the DCGAN "
+            f"({', '.join(nets) or 'none in this lane'}); a new one is one file in genlib/nets.",
         ],
         [
             "Higher input resolution",
@@ -86,5 +87,5 @@ def _future(lane: Lane) -> Slide:
         "15",
         "Future work",
         "What was left to do, and what exists now",
-        [Column([Table(["The presentation asks for", "What there is"], rows, numbers=False)])],
+        [Column([Table(["The original presentation asks for", "What there is"], rows, numbers=False)])],
     )

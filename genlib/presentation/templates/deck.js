@@ -40,10 +40,16 @@ addEventListener("touchstart", () => { aimed = null; }, { passive: true });
 // Keys that what has the focus needs itself.
 const ARROWS = ["ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"];
 const OWN_KEYS = [
-  ["input", [...ARROWS, "Home", "End", "PageUp", "PageDown"]],
+  ["input", [...ARROWS, "Home", "End"]],
   ["svg, canvas", ARROWS],
   ["a, button", [" ", "Enter"]],
 ];
+
+// After a mouse or finger, keys lead through the slides again; who came to a slider or chart by Tab keeps them there.
+addEventListener("pointerup", (event) => {
+  const used = event.target.closest("input, .chart svg");
+  if (used) used.blur();
+});
 
 addEventListener("keydown", (event) => {
   if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || contents.open) return;
