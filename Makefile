@@ -55,6 +55,8 @@ ui: .venv/ready
 	@case "$$MLFLOW_TRACKING_URI" in \
 	http*) echo "error: MLFLOW_TRACKING_URI names a server: open that address, or unset it" >&2; exit 1;; \
 	"") [ -f mlflow.db ] || { echo "error: mlflow.db is missing, nothing is logged yet; run make demo" >&2; exit 1; };; esac
+	@python -c 'import socket; socket.create_server(("$(HOST)", int("$(PORT)"))).close()' 2>/dev/null || \
+	{ echo "error: port $(PORT) is taken or cannot be used; make ui PORT=... names another" >&2; exit 1; }
 	@echo "MLflow is at http://$(HOST):$(PORT) until Ctrl-C"
 	mlflow server --backend-store-uri "$${MLFLOW_TRACKING_URI:-sqlite:///mlflow.db}" --host $(HOST) --port $(PORT) --workers 1
 

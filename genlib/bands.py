@@ -102,22 +102,20 @@ class Bands(_Entry):
         return self.runs.get(run, Entry())
 
 
-def parse(text: str | bytes, where: str) -> Bands:
-    """Read the file's content. GenlibError with `where`, the key and the value that are wrong."""
+def parse(text: str | bytes, where: str, remedy: str = "name another commit: --rev") -> Bands:
+    """Read the file's content. GenlibError with `where`, the key and the value that are wrong, and `remedy`."""
     try:
         return Bands.model_validate_json(text)
     except ValidationError as error:
         wrong = error.errors(include_url=False)[0]
         place = ".".join(map(str, wrong["loc"])) or "content"
         value = repr(wrong["input"])[:80]
-        raise GenlibError(
-            f"{where}: {place}: {value}: {wrong['msg']}; write it again: python -m stages.verify --record --measure"
-        ) from error
+        raise GenlibError(f"{where}: {place}: {value}: {wrong['msg']}; {remedy}") from error
 
 
 def load(path: Path = PATH) -> Bands:
     """The file of the workspace; an empty one if there is none yet."""
-    return parse(path.read_bytes(), str(path)) if path.exists() else Bands()
+    return parse(path.read_bytes(), str(path), f"git checkout {path}") if path.exists() else Bands()
 
 
 def write(bands: Bands, path: Path = PATH) -> None:
@@ -310,8 +308,10 @@ def settings_digest(everything: Params, raw: Mapping[str, Any], run: str) -> str
 def read_mapping(path: Path, *keys: str) -> Mapping[str, Any]:
     """A JSON file that is a mapping with at least these keys. GenlibError if it is not."""
     found = read_json(path)
+    if not isinstance(found, Mapping):
+        raise GenlibError(f"{path}: {repr(found)[:80]}: not a mapping; delete the file and run dvc repro")
     for key in keys:
-        if not isinstance(found, Mapping) or key not in found:
+        if key not in found:
             raise GenlibError(f"{path}: {key}: missing; delete the file and run dvc repro")
     return dict(found)
 

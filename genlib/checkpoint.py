@@ -306,7 +306,7 @@ def identity(
     `network`: sha256 of the measuring network that judges samples; None for models that are not judged. `processes`:
     how many train together, by which sums are rounded. `graph`: whether steps may be replayed from a CUDA graph.
     """
-    modules = ["training", "training.distributed", "training.averaging", "adam", "rng"]
+    modules = ["training", "training.distributed", "training.averaging", "training.precision", "adam", "rng"]
     modules += ["data.batches", "data.streaming", "nets.layers", f"nets.{settings.net}"]
     modules += ["objectives._shared", f"objectives.{settings.model}"]
     if graph:

@@ -6,6 +6,7 @@ Each check gives findings: what is fine, what is worth knowing, and what makes t
 import json
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -36,6 +37,11 @@ _LITTLE_BYTES = 5_000_000_000
 _NO_BYTES = 200_000_000
 _IMPATIENT = Transfer(retries=0, connect_seconds=5, read_seconds=10)
 _SHOWN = 5
+_BUSY = "is busy, it is being blocked by:"
+_LOCKED = "Unable to acquire lock"
+_WAIT = "another dvc is at work: wait for it or stop it"
+_PIPELINE = re.compile(r"'(?:\./)?(dvc\.yaml|dvc\.lock)'")
+_FILLED_IN = "failed to parse"  # of dvc.yaml, what the values of params.yaml are put into
 
 
 class Level(StrEnum):
@@ -62,6 +68,7 @@ class State(StrEnum):
     CURRENT = "up to date"
     UNMEASURED = "trained, to be sampled or measured again"
     STALE = "trained with other settings, code or data"
+    UNKNOWN = "trained, not known whether it is up to date"
     MISSING = "not trained here"
 
 
@@ -165,7 +172,20 @@ def repository(root: Path) -> Iterator[Finding]:
             Level.PROBLEM, "dvc", f"no .dvc in {root}", "clone the project and work in the clone, or dvc init"
         )
     else:
-        yield Finding(Level.OK, "dvc", f"{version('dvc')}, {root / '.dvc'}")
+        yield _pipeline(root)
+
+
+def _pipeline(root: Path) -> Finding:
+    """Whether DVC can read dvc.yaml and dvc.lock."""
+    done = _dvc(root, "stage", "list", "--name-only")
+    if done.returncode == 0:
+        return Finding(Level.OK, "dvc", f"{version('dvc')}, {root / '.dvc'}")
+    said, remedy = complaint(done.stderr)
+    if named := _PIPELINE.search(said):
+        remedy = f"git checkout {named[1]}"
+    if said.startswith(_FILLED_IN):
+        remedy = f"mend params.yaml, or {remedy}"
+    return Finding(Level.PROBLEM, "dvc", said, remedy)
 
 
 # The datasets
@@ -227,10 +247,13 @@ def runs(root: Path, params: Params) -> tuple[list[RunState], str | None]:
     return [_run_state(root, name, params, changes) for name in params.runs], fault
 
 
-def _run_state(root: Path, run: str, params: Params, changes: Mapping[str, Any]) -> RunState:
+def _run_state(root: Path, run: str, params: Params, changes: Mapping[str, Any] | None) -> RunState:
+    """`changes`: what `dvc status --json` says; None if it does not."""
     settings = params.runs[run]
     if not (root / "runs" / settings.lane / run / "model.safetensors").is_file():
         return RunState(settings.lane, run, State.MISSING)
+    if changes is None:
+        return RunState(settings.lane, run, State.UNKNOWN)
     above = (f"download@{settings.dataset}", f"preprocess@{settings.dataset}", f"features@{settings.features}")
     stale = [*_reasons(changes, *above, without="changed outs"), *_reasons(changes, f"train@{run}")]
     if stale:
@@ -257,14 +280,27 @@ def _reasons(changes: Mapping[str, Any], *stages: str, without: str = "") -> Ite
                     yield path
 
 
-def _dvc_status(root: Path) -> tuple[dict[str, Any], str | None]:
-    words = [sys.executable, "-m", "dvc", "status", "--json"]
-    done = subprocess.run(words, cwd=root, capture_output=True, text=True, check=False)
+def _dvc_status(root: Path) -> tuple[dict[str, Any] | None, str | None]:
+    done = _dvc(root, "status", "--json")
     if done.returncode == 0:
         found: dict[str, Any] = json.loads(done.stdout or "{}")
         return found, None
-    lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"]
-    return {}, lines[0].removeprefix("ERROR: ")
+    return None, "; ".join(complaint(done.stderr))
+
+
+def complaint(stderr: str) -> tuple[str, str]:
+    """What dvc complains of, in one line, and the remedy. Of another dvc at work it names the process."""
+    lines = [line.strip() for line in stderr.splitlines() if line.strip()] or ["it says nothing"]
+    # Warnings may come before.
+    lines = lines[next((place for place, line in enumerate(lines) if line.startswith("ERROR: ")), 0) :]
+    said = lines[0].removeprefix("ERROR: ")
+    if said.endswith(_BUSY):
+        return " ".join([said, *(line for line in lines if line.startswith("(PID "))]), _WAIT
+    return (_LOCKED, _WAIT) if said.startswith(_LOCKED) else (said, "mend that and run again")
+
+
+def _dvc(root: Path, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root, capture_output=True, text=True, check=False)
 
 
 # Helpers

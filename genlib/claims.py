@@ -44,5 +44,6 @@ def claimed(folder: Path, what: str) -> Iterator[None]:
 @contextmanager
 def claimed_output(path: Path) -> Iterator[None]:
     """Hold the lock of an output of a stage during the block. GenlibError if another process is writing it."""
-    with claimed(WORK / "outputs" / "-".join(part for part in path.parts if part != os.sep), f"writing {path}"):
+    place = path.resolve()
+    with claimed(WORK / "outputs" / place.relative_to(place.anchor), f"writing {path}"):
         yield

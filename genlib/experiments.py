@@ -54,7 +54,7 @@ def from_workspace(read: Reader[T]) -> T:
     for path in (lock, place):
         if not path.is_file():
             raise GenlibError(f"{path}: no such file; run this in the project's folder, after dvc repro")
-    return read("workspace", place.read_text("utf-8"), lock.read_text("utf-8"), _from_workspace)
+    return read(_WORKSPACE, _text(place), _text(lock), _from_workspace)
 
 
 def from_experiments(read: Reader[T], rev: str, left_out: Sequence[str] = ()) -> tuple[list[T], list[str]]:
@@ -82,6 +82,8 @@ def from_experiments(read: Reader[T], rev: str, left_out: Sequence[str] = ()) ->
                     results.append(read(name, yaml, lock, lambda path, md5: _from_cache(repo, path, md5)))
                 except FileNotFoundError as error:
                     notes.append(f"{name}: left out: it has no {Path(str(error.filename or error)).name}")
+                except UnicodeDecodeError as error:
+                    notes.append(f"{name}: left out: its params.yaml or dvc.lock is not UTF-8 ({error})")
                 except GenlibError as error:
                     notes.append(f"{name}: left out: {error}")
             commit = repo.scm.resolve_rev(rev)
@@ -92,6 +94,14 @@ def from_experiments(read: Reader[T], rev: str, left_out: Sequence[str] = ()) ->
 
 
 _IN_GIT = ("params.yaml", "dvc.lock")
+_WORKSPACE = "workspace"
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise GenlibError(f"{path}: not UTF-8 ({error}); git checkout {path}") from error
 
 
 def _unfinished(repo: Any, commit: str) -> Iterator[str]:
@@ -143,14 +153,11 @@ def made(name: str, step: str, run: str, yaml: str, lock: str) -> Made:
 
     GenlibError if one of them is broken, or they do not belong together.
     """
-    try:
-        raw, stages = _parsed(yaml), _parsed(lock)["stages"]
-    except (YAMLError, ValueError, LookupError, TypeError) as error:
-        raise GenlibError(f"{name}: params.yaml or dvc.lock is broken: {error}; run dvc repro") from error
+    raw, stages = _mapping(name, "params.yaml", yaml), _stages(name, lock)
     used, places = used_params(params.parse(raw), raw, run)
     stage = f"{step}@{run}"
     code = _code(stages, stage, raw)
-    return Made(raw, used, places, code, {out["path"]: out["md5"] for out in stages[stage]["outs"]})
+    return Made(raw, used, places, code, {out["path"]: out["md5"] for out in stages[stage].get("outs", ())})
 
 
 def _result(run: str, name: str, yaml: str, lock: str, load: Load) -> Result:
@@ -176,6 +183,50 @@ def _committed(run: str, name: str, yaml: str, lock: str, load: Load) -> Result:
     spreads = {key.removesuffix("_std"): {"std": value} for key, value in metrics.items() if key.endswith("_std")}
     everything = {"run": run, "metrics": metrics, "card": {"seed": of.raw["seed"]}, "spreads": spreads}
     return result_of(everything, path, name, run, None, {**of.used, **of.code}, of.places)
+
+
+def _mapping(name: str, file: str, text: str) -> Mapping[str, Any]:
+    """What a YAML file of a revision says. GenlibError if that is no mapping."""
+    try:
+        found = _parsed(text)
+    except (YAMLError, ValueError, LookupError, TypeError) as error:
+        raise _broken(name, file, f"not valid YAML: {error}") from error
+    if not isinstance(found, Mapping):
+        raise _broken(name, file, f"{_shown(found)} is no mapping")
+    return found
+
+
+def _stages(name: str, lock: str) -> Mapping[str, Any]:
+    """Those of a revision's dvc.lock. GenlibError if it is not of the shape in which DVC writes it."""
+    stages = _mapping(name, "dvc.lock", lock).get("stages")
+    if not isinstance(stages, Mapping):
+        raise _broken(name, "dvc.lock", f"stages: {_shown(stages)} is no mapping")
+    for stage, content in stages.items():
+        if not isinstance(content, Mapping):
+            raise _broken(name, "dvc.lock", f"stages.{stage}: {_shown(content)} is no mapping")
+        params = content.get("params", {})
+        if not isinstance(params, Mapping) or not isinstance(params.get("params.yaml", {}), Mapping):
+            raise _broken(name, "dvc.lock", f"stages.{stage}.params: {_shown(params)} names no values by file")
+        for kind in ("deps", "outs"):
+            files = content.get(kind, [])
+            if not isinstance(files, list):
+                raise _broken(name, "dvc.lock", f"stages.{stage}.{kind}: {_shown(files)} is no list")
+            for file in files:
+                told = [file.get("path"), file.get("md5")] if isinstance(file, Mapping) else []
+                if not told or not all(isinstance(word, str) for word in told):
+                    raise _broken(name, "dvc.lock", f"stages.{stage}.{kind}: {_shown(file)} has no path and md5")
+    return stages
+
+
+def _broken(name: str, file: str, fault: str) -> GenlibError:
+    """Of the workspace, git has another; an experiment can only be made again."""
+    if name == _WORKSPACE:
+        return GenlibError(f"{file}: {fault}; git checkout {file}")
+    return GenlibError(f"its {file}: {fault}; dvc exp remove {name}, then dvc exp run makes it again")
+
+
+def _shown(value: object) -> str:
+    return repr(value)[:80]
 
 
 @lru_cache(maxsize=64)

@@ -6,7 +6,7 @@ import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from glob import escape as glob_escape
 from hashlib import sha256
@@ -101,11 +101,14 @@ def staged_file(path: Path) -> Iterator[Path]:
 
 
 @contextmanager
-def staged_folder(path: Path) -> Iterator[Path]:
+def staged_folder(path: Path, earlier: Iterable[str] = ()) -> Iterator[Path]:
     """Yield an empty folder beside `path`; when the block ends well its files are fsynced and it replaces `path`.
 
-    GenlibError, which names `path`, if the disk or the folder does not take it.
+    GenlibError, which names `path`, if the disk or the folder does not take it, and if `path` is a link, or holds what
+    is neither replaced nor `earlier`: names that are known to be its own of another time.
     """
+    if path.is_symlink() or not path.name or path.name == "..":
+        raise GenlibError(f"{path}: not a folder that can be replaced as a whole; name another")
     partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     with refusal_named(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -118,6 +121,7 @@ def staged_folder(path: Path) -> Iterator[Path]:
                 _fsync(item)
             _fsync(partial)
             if path.exists():
+                _check_own(path, {item.name for item in partial.iterdir()}.union(earlier))
                 shutil.rmtree(path)
             partial.rename(path)
             _fsync(path.parent)
@@ -147,6 +151,17 @@ def refusal_named(path: Path) -> Iterator[None]:
             f"{_meant(path)}: cannot be written ({error.strerror}{place}); make room or mend that, and run again: "
             "nothing half-written is left"
         ) from error
+
+
+def _check_own(path: Path, names: set[str]) -> None:
+    """GenlibError if a folder that is to be replaced holds anything else."""
+    others = sorted(item.name for item in path.iterdir() if item.name not in names)
+    if others:
+        more = f" and {len(others) - 1} more" if others[1:] else ""
+        raise GenlibError(
+            f"{path}: is to be replaced, and holds {others[0]!r}{more}, "
+            "which would be lost; move that away, or name another folder: nothing was replaced"
+        )
 
 
 def _meant(path: Path) -> Path:

@@ -6,6 +6,7 @@ Images are uint8 `N C H W`, codes float32 `N Z`; C, H, W and Z (`latent_dim`) ar
 import math
 import os
 import struct
+import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +27,7 @@ Checkpoint = models.Checkpoint
 
 _CHANNELS = {1: "L", 3: "RGB"}
 _DEEP = ("I", "F")  # modes of 16 or 32 bits a channel
-_FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+_FAULTS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error)
 
 
 @dataclass(frozen=True)
@@ -128,16 +129,20 @@ class TrainedModel:
         Upright as its camera held it; what is transparent becomes white.
 
         Raises:
-            GenlibError: a file that is missing or no picture, or one of more than 8 bits a channel.
+            GenlibError: a file that is missing or no picture, or one of more than 8 bits a channel, or too large.
         """
         if isinstance(picture, Image.Image):
             return self._prepared(picture, "picture")
         path = Path(picture)
         try:
-            with Image.open(path) as opened:
-                return self._prepared(opened, str(path))
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # what is large is read all the same
+                with Image.open(path) as opened:
+                    return self._prepared(opened, str(path))
         except FileNotFoundError as error:
             raise GenlibError(f"{path}: no such picture; name a file such as photo.jpg") from error
+        except Image.DecompressionBombError as error:
+            raise GenlibError(f"{path}: {str(error).partition(',')[0]}; make it smaller") from error
         except _FAULTS as error:
             raise GenlibError(f"{path}: not a picture that can be read ({error}); give it as JPEG or PNG") from error
 

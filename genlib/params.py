@@ -1,8 +1,10 @@
 """params.yaml as frozen, validated types. A mistake is one line that names the key, the value and the remedy."""
 
 import math
+import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
@@ -22,11 +24,13 @@ from genlib.settings import (
     EvaluateSettings,
     FeatureSettings,
     FolderSettings,
+    FolderSource,
     LaneSettings,
     Name,
     ProgressSettings,
     RunSettings,
     SampleSettings,
+    Source,
     dataset_settings,
     image_shape,
 )
@@ -37,6 +41,7 @@ FILE_BYTES = 32 << 10
 NODES = 100_000
 """The most keys, values, lists and mappings of a params.yaml, those that aliases repeat counted each time."""
 
+_WRITTEN = ("data/raw", "data/processed", "data/features", "runs", "metrics", "presentation", ".work", ".dvc")
 _BRACKETS = 100  # open at once; what the parser takes for a line of them grows with their third power
 _SCALAR_CHARACTERS = 1000
 _SHOWN_CHARACTERS = 200
@@ -47,6 +52,7 @@ _MOST_THREADS = 1024
 _MOST_ROWS = 50_000  # of a training's curves: they are in the header of its state, which is read up to 16 MiB
 _MOST_PICTURES = 2 << 30  # bytes of a training's pictures of its progress
 _Settings = TypeVar("_Settings", bound=BaseModel)
+_Part = TypeVar("_Part")
 
 
 @dataclass(frozen=True)
@@ -86,6 +92,20 @@ def load(path: Path = Path("params.yaml")) -> Params:
     return parse(_read(path))
 
 
+@contextmanager
+def steady(used: Callable[[Params], _Part], path: Path = Path("params.yaml")) -> Iterator[_Part]:
+    """The part of params.yaml that a stage uses. GenlibError after the block where the file says otherwise by then.
+
+    DVC reads the file when a stage has ended, and would take its outputs for those of what it says at that time.
+    """
+    before = used(load(path))
+    yield before
+    if used(load(path)) != before:
+        raise GenlibError(
+            f"{path}: the settings of this stage were changed while it ran with the old ones; run it again"
+        )
+
+
 def parse(raw: Mapping[str, Any]) -> Params:
     """Check the parsed content of params.yaml."""
     known = _SECTIONS | set(objectives.names())
@@ -117,6 +137,8 @@ def parse(raw: Mapping[str, Any]) -> Params:
         lanes=_each(LaneSettings, raw, "lanes"),
         runs={name: _run(raw, name, line) for name, line in _named(raw, "runs").items()},
     )
+    for name, dataset in params.data.items():
+        _check_place(dataset.source, name)
     for name in params.features:
         _refer(params.data, "data", name, f"features.{name}")
         _check_labels(params.data[name], name)
@@ -279,6 +301,21 @@ def _shown(value: Any) -> str:
 def _printable(text: str) -> str:
     """Text of a library, which quotes keys and values as they are, with its control characters escaped."""
     return "".join(letter if letter.isprintable() else letter.encode("unicode_escape").decode() for letter in text)
+
+
+def _check_place(source: Source, name: str) -> None:
+    """A folder of the user's own may not be where stages write, nor hold that: they replace what is there."""
+    if not isinstance(source, FolderSource) or source.path.startswith("~"):
+        return
+    project = Path(os.environ.get("DVC_ROOT", "")).resolve()  # as for `path`, see genlib.data.kinds.folder
+    place = (project / source.path).resolve()
+    for written in map(project.joinpath, _WRITTEN):
+        if place.is_relative_to(written) or written.is_relative_to(place):
+            lies = f"{'holds' if place in written.parents else 'lies in'} {written.relative_to(project)}"
+            raise GenlibError(
+                f"params.yaml: data.{name}.source.path: {_shown(source.path)} {lies}, where stages write; move "
+                f"your images elsewhere, such as photos/{name}"
+            )
 
 
 def _check_labels(dataset: DatasetSettings, name: str) -> None:

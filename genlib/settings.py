@@ -8,6 +8,7 @@ MOST = 2**63 - 1
 """The largest whole number that a setting may be, where no smaller one is stated."""
 
 Count = Annotated[int, Field(ge=1, le=MOST)]
+Rate = Annotated[float, Field(gt=0, le=1e30)]
 Seed = Annotated[int, Field(ge=0, le=MOST)]
 Name = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -154,8 +155,8 @@ class FeatureSettings(Frozen):
     net: Literal["plain", "residual"]
     epochs: Count
     batch_size: Count
-    lr: PositiveFloat
-    width: Count
+    lr: Rate
+    width: Annotated[int, Field(ge=1, le=1024)]
     shift: Annotated[int, Field(ge=0, le=8)]
     flip: bool
 
@@ -205,7 +206,7 @@ class EvaluateSettings(Frozen):
     seed: Seed
     sets: Annotated[int, Field(ge=1, le=100)]
     neighbours: Annotated[int, Field(ge=1, le=100)]
-    pairs: Count
+    pairs: Annotated[int, Field(ge=1, le=1_000_000)]
     nearest_images: Annotated[int, Field(ge=100)]
     covered_share: Annotated[float, Field(gt=0, le=1)]
     importance: ImportanceSettings
@@ -241,6 +242,6 @@ class RunSettings(Frozen):
     epochs: Count
     batch_size: Annotated[int, Field(ge=2)]
     flip: bool
-    lr: PositiveFloat
+    lr: Rate
     ema_halflife_images: PositiveFloat | None
     precision: Literal["float32", "tf32", "bf16"]

@@ -1,6 +1,7 @@
 """How every command meets the terminal: one line for an error, exit code 130 for Ctrl-C."""
 
 import atexit
+import io
 import os
 import signal
 import sys
@@ -27,7 +28,8 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
     def guard(*arguments: object, **options: object) -> None:
         try:
             command(*arguments, **options)
-            sys.stdout.flush()
+            if sys.stdout is not None:
+                sys.stdout.flush()
         except GenlibError as error:
             sys.exit(f"error: {error}")
         except (MemoryError, RuntimeError) as error:
@@ -49,6 +51,9 @@ def guarded(command: Callable[..., None]) -> Callable[..., None]:
 def run(app: Callable[..., object], **options: Any) -> None:
     """Call typer's `app`; Ctrl-C and SIGTERM interrupt it, and help on a full disk ends as a guarded command does."""
     listen()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # None, if it is closed
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no ± is told \\xb1
     try:
         app(**options)
     except OSError as error:
@@ -72,7 +77,7 @@ def _refused(error: OSError) -> NoReturn:
     """
     if error.errno not in STORAGE:
         raise error
-    if error.filename is None:
+    if error.filename is None and sys.stdout is not None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     where = error.filename or "standard output"
     sys.exit(f"error: {where}: {error.strerror}; make room or mend that, and run again")

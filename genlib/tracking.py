@@ -182,6 +182,11 @@ class Tracker:
             _report(self._address, error, outer)
 
 
+def check() -> None:
+    """GenlibError if GENLIB_TRACKING is neither on nor off: for stages that do their work before they log it."""
+    _is_on()
+
+
 @contextmanager
 def new_run(lane: str, run: str, *, dataset: str, model: str, continues: str | None = None) -> Iterator[Tracker]:
     """Open an MLflow run named `run`; for train. An exception in the block marks it FAILED, Ctrl-C KILLED; both go on.
@@ -303,7 +308,7 @@ def _open(tags: Mapping[str, str], query: str | None) -> tuple[Tracker, bool]:
 
 
 def _is_on() -> bool:
-    switch = os.environ.get("GENLIB_TRACKING", "").lower()
+    switch = os.environ.get("GENLIB_TRACKING", "").strip().lower()
     if switch not in ("", "on", "1", "true", "yes", "off", "0", "false", "no"):
         raise GenlibError(f"GENLIB_TRACKING: {switch!r} is neither on nor off; set it to off, or unset it to track")
     return switch in ("", "on", "1", "true", "yes")

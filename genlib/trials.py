@@ -12,6 +12,7 @@ from genlib import experiments, params
 from genlib.comparison import write_table
 from genlib.errors import GenlibError
 from genlib.experiments import Load
+from genlib.verification import load_settings
 
 CRITERIA = ("fid", "total", "generation")
 """What a training is judged by on validation images, the first of them that it has; lower is better."""
@@ -43,12 +44,16 @@ class Trial:
 def of_run(run: str, rev: str) -> tuple[list[Trial], list[str]]:
     """The trainings of a run in DVC's experiments on the commit `rev`, and notes on those left out.
 
-    GenlibError if there is none.
+    GenlibError, with the notes, if there is none.
     """
     params.load().run(run)
     trials, notes = experiments.from_experiments(lambda *revision: _trial(run, *revision), rev)
     if not trials:
-        raise GenlibError(f"{run}: no experiment on {rev} trained it; dvc exp run --queue -S gan.lr=2e-4 train@{run}")
+        settings = load_settings()
+        _, places = experiments.used_params(settings.checked, settings.raw, run)
+        example = f"dvc exp run --queue -S {places['lr']}=2e-4 train@{run}"
+        said = "".join(f"; {note}" for note in notes)
+        raise GenlibError(f"{run}: no experiment on {rev} trained it; {example}{said}")
     return distinct(trials), notes
 
 

@@ -19,9 +19,9 @@ def main(
 
     Of a folder of the user's own images, list them.
     """
-    source = params.load(settings).dataset(dataset).source
-    # Not an output of the stage: DVC deletes those before it runs, and a broken transfer is to go on.
-    provide_dataset(source, dataset, out, Path(".work") / "download" / dataset)
+    with params.steady(lambda everything: everything.dataset(dataset).source, settings) as source:
+        # Not an output of the stage: DVC deletes those before it runs, and a broken transfer is to go on.
+        provide_dataset(source, dataset, out, Path(".work") / "download" / dataset)
 
 
 if __name__ == "__main__":

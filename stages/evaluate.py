@@ -26,16 +26,17 @@ def main(
     metrics: Annotated[Path, typer.Option(help="Flat JSON with the headline numbers to write.")],
 ) -> None:
     """Measure samples and reconstructions against the test split."""
-    everything = params.load()
-    settings = everything.evaluate
-    on = device.choose(everything.threads)
-    trained, measuring = models.load(model, on), features.load(network, on)
-    train, test, card = open_split(data, "train"), open_split(data, "test"), open_card(data)
-    images = open_array(samples, f"sample@{trained.run}", np.uint8, 4)
-    with claimed_output(metrics):
-        found = evaluation.evaluate(trained, images, train, test, card, measuring, settings, _standard(settings, on))
-        write_json(out, found.everything)
-        write_json(metrics, found.metrics)
+    tracking.check()
+    with params.steady(lambda everything: (everything.evaluate, everything.threads)) as (settings, threads):
+        on = device.choose(threads)
+        trained, measuring = models.load(model, on), features.load(network, on)
+        train, test, card = open_split(data, "train"), open_split(data, "test"), open_card(data)
+        images = open_array(samples, f"sample@{trained.run}", np.uint8, 4)
+        with claimed_output(metrics):
+            standard = _standard(settings, on)
+            found = evaluation.evaluate(trained, images, train, test, card, measuring, settings, standard)
+            write_json(out, found.everything)
+            write_json(metrics, found.metrics)
     numbers = found.metrics
     if found.warning is not None:
         print(f"warning: {trained.run}: {found.warning}", file=sys.stderr)

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -23,11 +24,26 @@ def main(
 ) -> None:
     """Train the classifier whose features measure this dataset's models."""
     began = time.perf_counter()
-    everything = params.load()
-    settings, graph = everything.feature(dataset), device.allows_graphs(os.environ)
-    on = device.choose(everything.threads)
-    card = open_card(data)
-    kind, names = card["labels"], card["classes"]
+    used = params.steady(lambda everything: (everything.feature(dataset), everything.threads))
+    with used as (settings, threads):
+        graph, on, card = device.allows_graphs(os.environ), device.choose(threads), open_card(data)
+        kind, names = card["labels"], card["classes"]
+        _check_labels(dataset, kind, names)
+        images = f"{card['counts']['train']:,} images"
+        print(f"{dataset}: classifier on {images}, {settings.epochs} epochs, {on}", flush=True)
+        train, val = open_split(data, "train"), open_split(data, "val")
+        with claimed_output(model):
+            classifier = features.train(train, kind, len(names), settings, settings.seed, on, graph)
+            features.save(model, classifier, dataset, kind, names, settings.net)
+            network = features.load(model, on)
+            score = features.score(network, network.measure(val.images)[1], val.labels, train.labels)
+            write_json(metrics, _numbers(score))
+    beside = "" if score.baseline is None else f" (majority {score.baseline:.2%})"
+    print(f"{dataset}: validation accuracy {score.accuracy:.2%}{beside} after {time.perf_counter() - began:.0f} s")
+
+
+def _check_labels(dataset: str, kind: str, names: Sequence[str]) -> None:
+    """GenlibError where a dataset's labels are none that a measuring network can tell."""
     if kind == "people":
         raise GenlibError(
             f"params.yaml: features.{dataset}: {dataset}'s labels are people, and a measuring network needs classes or "
@@ -39,16 +55,6 @@ def main(
             f"params.yaml: features.{dataset}: the images of {dataset} are all of one class ({', '.join(names)}), and "
             "a measuring network tells two or more; remove the entry and let runs.<run>.features name another dataset's"
         )
-    print(f"{dataset}: classifier on {card['counts']['train']:,} images, {settings.epochs} epochs, {on}", flush=True)
-    train, val = open_split(data, "train"), open_split(data, "val")
-    with claimed_output(model):
-        classifier = features.train(train, kind, len(names), settings, settings.seed, on, graph)
-        features.save(model, classifier, dataset, kind, names, settings.net)
-        network = features.load(model, on)
-        score = features.score(network, network.measure(val.images)[1], val.labels, train.labels)
-        write_json(metrics, _numbers(score))
-    beside = "" if score.baseline is None else f" (majority {score.baseline:.2%})"
-    print(f"{dataset}: validation accuracy {score.accuracy:.2%}{beside} after {time.perf_counter() - began:.0f} s")
 
 
 def _numbers(score: features.Score) -> dict[str, Any]:

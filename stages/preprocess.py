@@ -17,8 +17,7 @@ def main(
     out: Annotated[Path, typer.Option(help="Folder to write.")],
 ) -> None:
     """Read a dataset's archives, split and resize them, and write arrays with a card."""
-    settings = params.load().dataset(dataset)
-    with claimed_output(out):
+    with params.steady(lambda everything: everything.dataset(dataset)) as settings, claimed_output(out):
         card = preprocess(dataset, settings, raw, out)
     counts = ", ".join(f"{count:,} {split}" for split, count in card["counts"].items())
     print(f"{dataset}: {counts} images of {card['channels']} x {card['image_size']} x {card['image_size']} in {out}")

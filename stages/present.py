@@ -21,10 +21,9 @@ def main(
     comparisons: Annotated[Path | None, typer.Option(help="Folder of the lane's comparisons; may be missing.")] = None,
 ) -> None:
     """Write a lane's slides (index.html, presentation.pptx) and the page of all its results (results.html)."""
-    settings = params.load()
-    members = settings.lane(lane)
-    with claimed_output(out), staged_folder(out) as folder:
-        count = site.write(folder, lane, settings.lanes[lane].title, members, Folders(runs, metrics, comparisons))
+    used = params.steady(lambda everything: (everything.lane(lane), everything.lanes[lane].title))
+    with used as (members, title), claimed_output(out), staged_folder(out) as folder:
+        count = site.write(folder, lane, title, members, Folders(runs, metrics, comparisons))
     print(f"{lane}: {len(members)} runs on {count} slides in {out / site.DECK}; open it in a browser")
 
 

@@ -17,6 +17,7 @@ from typing import Annotated
 import typer
 
 from genlib import params
+from genlib.checkup import complaint
 from genlib.errors import GenlibError
 from genlib.schedule import Chain, chains, parse_dot, shares_of_time, to_run, with_ancestors
 from genlib.terminal import Terminated
@@ -107,7 +108,8 @@ def main(
 ) -> None:
     """Bring stages up to date as `dvc repro` does, several at once. The last word is dvc repro's own."""
     wanted = targets or []
-    count = jobs or max(1, min(_MOST_JOBS, _cpus() // params.load().threads))
+    threads = params.load().threads  # with --jobs, too: a mistake is said before any stage runs
+    count = jobs or max(1, min(_MOST_JOBS, _cpus() // threads))
     graph = parse_dot(_answer("dag", "--dot"))
     if unknown := [stage for stage in wanted if stage not in graph]:
         raise GenlibError(f"{unknown[0]}: no such stage; dvc stage list --name-only has them all")
@@ -180,15 +182,21 @@ def _run_chain(chain: Chain, commands: _Commands, seconds: dict[str, float]) -> 
 
 
 def _answer(*words: str) -> str:
-    """What a dvc command prints; GenlibError with the last line of what it complains about."""
-    done = subprocess.run(["dvc", *words], capture_output=True, text=True, check=False)
+    """What a dvc command prints; GenlibError with what it complains about."""
+    done = _dvc(*words)
     if broken := _BROKEN.search(done.stderr):  # a dvc was stopped as it wrote it: the locks in it are lost anyway
         Path(broken[1]).unlink(missing_ok=True)
-        done = subprocess.run(["dvc", *words], capture_output=True, text=True, check=False)
+        done = _dvc(*words)
     if done.returncode != 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()] or ["it says nothing"]
-        raise GenlibError(f"dvc {' '.join(words)}: {lines[0]}; mend that and run again")
+        raise GenlibError(f"dvc {' '.join(words)}: {'; '.join(complaint(done.stderr))}")
     return done.stdout
+
+
+def _dvc(*words: str) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(["dvc", *words], capture_output=True, text=True, check=False)
+    except FileNotFoundError as error:
+        raise GenlibError("dvc: not on the PATH; source .venv/bin/activate") from error
 
 
 def _cpus() -> int:

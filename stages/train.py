@@ -3,8 +3,9 @@
 import os
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -57,8 +58,12 @@ def _train(
     state = training.start(settings, everything.seed, shape, on, team, graph)
     measuring = features.load(network, on) if objectives.judged(state.objective) else None
     judged_by = None if measuring is None else measuring.sha256
-    decisive = settings, everything.seed, everything.threads, everything.progress, card["sha256"], on, judged_by
-    identity = checkpoint.identity(*decisive, team.size, state.graph)
+    machine = card["sha256"], on, judged_by, team.size, state.graph
+
+    def identified(now: params.Params) -> dict[str, Any]:
+        return checkpoint.identity(now.run(name), now.seed, now.threads, now.progress, *machine)
+
+    identity = identified(everything)
     if not team.first:
         with checkpoint.Keeper(work / name, identity, team) as keeper:
             list(training.run(state, train, val, everything.progress, keeper))
@@ -83,6 +88,7 @@ def _train(
                 print(f"warning: {name}, epoch {epoch.number}: {epoch.alarm}", file=sys.stderr, flush=True)
             # A tracking server may be elsewhere; photographs of people, and what comes of them, stay on this machine.
             _track(tracker, epoch, picture=objectives.draws_from_prior(state.objective) or not card["people"])
+        _check_unchanged(name, identity, identified(params.load()))
         checkpoints = (state.averaged, state.best, state.best_epoch)
         models.save(model, name, everything.seed, settings, shape, state.networks, *checkpoints)
         history.write(log, state, shape)
@@ -104,6 +110,19 @@ def _check_code(name: str, settings: RunSettings, train: int, test: int) -> None
         raise GenlibError(
             f"runs.{name}.latent_dim: {settings.latent_dim} is more than {most}, and a code is measured on {test:,} "
             f"test images, against as many principal components of {train:,} training images; lower it, or take more"
+        )
+
+
+def _check_unchanged(name: str, before: Mapping[str, Any], now: Mapping[str, Any]) -> None:
+    """GenlibError where what decides the result is not what it was when the training began.
+
+    DVC reads params.yaml and code when a stage has ended, and would take the model for one of what they are by then.
+    """
+    changed = [f"runs.{name}" if key == "settings" else key for key in now if now[key] != before[key]]
+    if changed:
+        raise GenlibError(
+            f"{name}: {', '.join(changed)}: changed in params.yaml or the code while it trained with the old; put it "
+            "back, and dvc repro writes the model at once, or leave it, and dvc repro trains with the new"
         )
 
 

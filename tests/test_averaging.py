@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
-from trainings import COUNT, CPU, HELD_OUT, PROGRESS, SHAPE, Bars, Small, advance
+from trainings import COUNT, CPU, HELD_OUT, PROGRESS, SHAPE, Bars, Small, advance, judge_of
 
 from genlib import objectives, rng, training
 from genlib.data import batches
 from genlib.errors import GenlibError
 from genlib.training.averaging import average_into, decay
+from genlib.training.judging import Judge
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -22,7 +23,7 @@ def test_a_running_average_follows_its_halflife(small: Small, bars: Bars, monkey
     gan = objectives.get("gan")
     monkeypatch.setattr(gan, "train_step", lambda *_: dict.fromkeys(gan.LOSSES, nothing))
     for batch_size, halflife in ((2, 1.0), (5, 0.4), (10, 30.0)):
-        settings = small("gan", epochs=1, batch_size=batch_size, ema_halflife_images=halflife)
+        settings = small("gan", epochs=2, batch_size=batch_size, ema_halflife_images=halflife)
         state = training.start(settings, 0, SHAPE, CPU)
         assert state.averaged is not None
         for network, value in ((state.networks["generator"], 3.0), (state.averaged, 1.0)):
@@ -30,7 +31,7 @@ def test_a_running_average_follows_its_halflife(small: Small, bars: Bars, monkey
                 nn.init.constant_(weight, value)
         images = bars(30)
         list(training.run(state, images, images, PROGRESS, None))
-        halvings = sum(batch_size / min(halflife, 0.2 * seen) for seen in range(batch_size, 31, batch_size))
+        halvings = sum(batch_size / min(halflife, 0.2 * seen) for seen in range(batch_size, 61, batch_size))
         for weight in state.averaged.parameters():
             torch.testing.assert_close(weight, torch.full_like(weight, 3.0 - 2.0 * 0.5**halvings))
 
@@ -114,6 +115,32 @@ def test_batch_norm_of_the_average_is_measured_on_the_average(small: Small, bars
         torch.testing.assert_close(first.running_mean, means, rtol=1e-4, atol=1e-6)
         torch.testing.assert_close(first.running_var, variances, rtol=1e-4, atol=1e-7)
         assert first.momentum == 0.1
+
+
+def test_samples_are_judged_by_settled_weights(small: Small, bars: Bars, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after an epoch that ends without a picture of the progress, which settles them on fewer images."""
+    monkeypatch.setattr(training, "_FRAME_STATISTICS_IMAGES", 10)
+    judged: list[dict[str, torch.Tensor]] = []
+    judge = training._judge_samples
+
+    def watched(state: training.Training, by: Judge) -> object:
+        assert state.averaged is not None
+        judged.append({name: buffer.clone() for name, buffer in state.averaged.named_buffers()})
+        return judge(state, by)
+
+    monkeypatch.setattr(training, "_judge_samples", watched)
+    settings = small("gan", epochs=2, ema_halflife_images=15.0)
+    state, images = training.start(settings, 0, SHAPE, CPU), bars(COUNT + HELD_OUT)
+    train, val = images[:COUNT], images[COUNT:]
+    recorded = PROGRESS.model_copy(update={"frames": 2})
+    assert 3 not in training._frame_steps(6, recorded.frames)  # the first epoch's last step
+    epochs = training.run(state, train, val, recorded, None, judge_of(val))
+    next(epochs)
+    assert state.averaged is not None
+    training.settle(state, torch.from_numpy(train))
+    expected = dict(state.averaged.named_buffers())
+    assert expected
+    assert all(torch.equal(judged[0][name], buffer) for name, buffer in expected.items())
 
 
 def test_what_is_saved_is_settled(small: Small, bars: Bars) -> None:

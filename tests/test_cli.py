@@ -4,6 +4,7 @@ import importlib
 import json
 import pkgutil
 import re
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -258,3 +259,107 @@ def test_help_of_a_stage_says_where_settings_and_their_units_are() -> None:
 def test_ctrl_c_while_it_imports_is_one_line() -> None:
     said = as_module("doctor", before=INTERRUPT)
     assert (said.returncode, said.stderr) == (130, "interrupted; nothing was begun, run it again\n")
+
+
+# Files and places
+
+
+@pytest.fixture
+def unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No model is loaded: who tries ends with another error than a GenlibError."""
+    monkeypatch.setattr("genlib.library.load", None)
+
+
+def spellings(folder: Path) -> dict[str, Path]:
+    """The photo me.png by its other names."""
+    (folder / "linked.png").symlink_to("me.png")
+    (folder / "hard.png").hardlink_to(folder / "me.png")
+    (folder / "sub").mkdir()
+    return {"whole": folder / "me.png", "around": Path("sub/../me.png"), "linked": Path("linked.png")} | {
+        "hard": Path("hard.png")
+    }
+
+
+@pytest.mark.parametrize("spelling", ["whole", "around", "linked", "hard"])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("reconstruct", "digits-vae", "me.png", "OUT"),
+        ("interpolate", "digits-vae", "OUT", "--from", "me.png", "--to", "other.png"),
+        ("interpolate", "digits-vae", "OUT", "--from", "other.png", "--to", "me.png"),
+    ],
+)
+def test_a_photo_is_never_written_over(words: tuple[str, ...], spelling: str, project: Path, unread: None) -> None:
+    before = photo(project / "me.png").read_bytes()
+    photo(project / "other.png")
+    out = str(spellings(project)[spelling])
+    said = refused(*(out if word == "OUT" else word for word in words))
+    assert said == f"error: {out}: is the photo itself; name another file"
+    assert Path("me.png").read_bytes() == before
+
+
+def test_nor_is_one_that_is_called_as_the_picture_that_is_named_after_it(project: Path) -> None:
+    before = photo(project / "me-digits-vae.png").read_bytes()
+    (project / "me.png").symlink_to("me-digits-vae.png")
+    assert "me-digits-vae.png: is the photo itself" in refused("reconstruct", "digits-vae", "me.png")
+    assert Path("me-digits-vae.png").read_bytes() == before
+
+
+def test_there_are_no_more_columns_than_images(project: Path) -> None:
+    for name, columns in (("a", "3"), ("b", "1000000000000")):
+        done("sample", "digits-gan", "-n", "3", "--columns", columns, f"{name}.png")
+    assert Path("a.png").read_bytes() == Path("b.png").read_bytes()
+
+
+@pytest.mark.skipif(not Path("/proc/self").is_dir(), reason="a folder that takes no files and is no disk: Linux")
+@pytest.mark.parametrize("out", ["/proc/i.png", "/proc/none/i.png"])
+def test_a_place_that_takes_no_file_is_one_line(out: str, project: Path) -> None:
+    said = refused("interpolate", "digits-gan", out)
+    assert re.fullmatch(rf"error: {out}: cannot be written \(.+\).*; .+", said)
+
+
+# make ui
+
+
+@pytest.fixture
+def ui(alone: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], subprocess.CompletedProcess[str]]:
+    """`make ui` with a port, in a folder where an mlflow says how it was called and does no more."""
+    (alone / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
+    (alone / "mlflow.db").touch()
+    binaries = alone / ".venv" / "bin"
+    binaries.mkdir(parents=True)
+    (binaries / "python").symlink_to(sys.executable)
+    (binaries / "mlflow").write_text("#!/bin/sh\necho called: $*\n")
+    (binaries / "mlflow").chmod(0o755)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+    def run(port: str) -> subprocess.CompletedProcess[str]:
+        words = ["make", "-s", "-o", ".venv/ready", "ui", f"PORT={port}"]
+        return subprocess.run(words, cwd=alone, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_ui_says_that_its_port_is_taken_and_no_address(
+    ui: Callable[[str], subprocess.CompletedProcess[str]],
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = str(other.getsockname()[1])
+        said = ui(port)
+    line, *makes_own = said.stderr.splitlines()
+    assert line == f"error: port {port} is taken or cannot be used; make ui PORT=... names another"
+    assert all(own.startswith("make") for own in makes_own)
+    assert (said.returncode, said.stdout) == (2, "")
+    free = ui(port)
+    assert free.returncode == 0, free.stderr
+    address, called = free.stdout.splitlines()
+    assert address == f"MLflow is at http://127.0.0.1:{port} until Ctrl-C"
+    assert called.startswith("called: server --backend-store-uri sqlite:///mlflow.db")
+    assert f"--port {port}" in called
+
+
+@pytest.mark.parametrize("port", ["none", "70000"])
+def test_ui_says_that_a_port_is_none(port: str, ui: Callable[[str], subprocess.CompletedProcess[str]]) -> None:
+    said = ui(port)
+    assert said.stderr.startswith(f"error: port {port} is taken or cannot be used;")
+    assert (said.returncode, said.stdout) == (2, "")

@@ -289,6 +289,41 @@ def test_a_result_of_other_params_or_of_another_model_is_refused(
         experiments.in_workspace("digits-gan")
 
 
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("stages: [", "not valid YAML: .*"),
+        ("", "None is no mapping"),
+        ("schema: '2.0'", "stages: None is no mapping"),
+        ("stages:", "stages: None is no mapping"),
+        ("stages: [1]", r"stages: \[1\] is no mapping"),
+        ("stages:\n  evaluate@digits-gan:", "stages.evaluate@digits-gan: None is no mapping"),
+        ("stages:\n  download@mnist:", "stages.download@mnist: None is no mapping"),
+        ("stages:\n  a:\n    params: [seed]", r"stages.a.params: \['seed'\] names no values by file"),
+        ("stages:\n  a:\n    params:\n      params.yaml:", "stages.a.params: .* names no values by file"),
+        ("stages:\n  a:\n    deps:", "stages.a.deps: None is no list"),
+        ("stages:\n  a:\n    outs: [b]", "stages.a.outs: 'b' has no path and md5"),
+        ("stages:\n  a:\n    outs:\n    - path: b", "stages.a.outs: {'path': 'b'} has no path and md5"),
+        ("stages:\n  a:\n    deps:\n    - md5: b", "stages.a.deps: {'md5': 'b'} has no path and md5"),
+    ],
+)
+def test_a_lock_of_another_shape_is_refused_with_its_remedy(text: str, said: str, project: Project) -> None:
+    project()
+    Path("dvc.lock").write_text(text)
+    with pytest.raises(GenlibError, match=rf"^dvc\.lock: {said}; git checkout dvc\.lock$"):
+        experiments.in_workspace("digits-gan")
+    with pytest.raises(GenlibError, match=rf"^its dvc\.lock: {said}; dvc exp remove odd-cat, then"):  # becomes a note
+        experiments.made("odd-cat", "evaluate", "digits-gan", Path("params.yaml").read_text(), text)
+
+
+@pytest.mark.parametrize("name", ["dvc.lock", "params.yaml"])
+def test_a_lock_or_settings_in_another_encoding_are_refused(name: str, project: Project) -> None:
+    project()
+    Path(name).write_bytes(b"\xff\xfe")
+    with pytest.raises(GenlibError, match=rf"^{name}: not UTF-8 .*; git checkout {name}$"):
+        experiments.in_workspace("digits-gan")
+
+
 def test_metrics_in_git_tell_of_a_run_that_is_not_here(project: Project) -> None:
     project()
     there = experiments.in_workspace("digits-gan")

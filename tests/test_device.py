@@ -12,6 +12,7 @@ from genlib.errors import GenlibError
 from genlib.memory import is_shortage
 from genlib.settings import ProgressSettings, RunSettings
 from genlib.training.distributed import ALONE, Team
+from genlib.training.precision import set_precision
 
 Small = Callable[..., RunSettings]
 
@@ -20,7 +21,7 @@ CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 
 @pytest.fixture(autouse=True)
 def as_before(one_thread: None) -> Iterator[None]:
-    """What `device.choose` and `device.set_precision` switch for the whole process."""
+    """What `device.choose` and `set_precision` switch for the whole process."""
     deterministic = torch.get_deterministic_debug_mode()
     filled = torch.utils.deterministic.fill_uninitialized_memory  # type: ignore[attr-defined]
     products, convolutions = torch.get_float32_matmul_precision(), torch.backends.cudnn.allow_tf32
@@ -77,7 +78,7 @@ def test_float32_is_float32_outside_a_training_too(monkeypatch: pytest.MonkeyPat
 
 
 def test_tf32_holds_where_it_is_asked_for_only() -> None:
-    context = device.set_precision("tf32", CUDA)
+    context = set_precision("tf32", CUDA)
     for _ in range(2):  # once an epoch
         assert in_tf32() == (False, False)
         with context:
@@ -92,8 +93,8 @@ def test_an_old_gpu_is_not_asked_for_what_it_would_imitate(precision: str) -> No
         rf"precision: {precision} needs a GPU of capability 8.0 or more.*\(Some GPU\) has 7.5; set precision: float32"
     )
     with pytest.raises(GenlibError, match=words):
-        device.set_precision(precision, CUDA)
-    device.set_precision("float32", CUDA)
+        set_precision(precision, CUDA)
+    set_precision("float32", CUDA)
 
 
 @pytest.mark.usefixtures("one_gpu")

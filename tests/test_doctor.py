@@ -1,6 +1,7 @@
 """`python -m genlib doctor`: what is fine, what is noted, what keeps the pipeline from running, and what comes next."""
 
 import http.server
+import json
 import os
 import re
 import shutil
@@ -275,6 +276,35 @@ def test_what_dvc_says_of_a_run(changes: Mapping[str, Any], state: State, why: t
     assert checkup._run_state(folder, "digits-gan", SETTINGS, changes) == RunState("demo", "digits-gan", state, why)
 
 
+def test_what_dvc_does_not_say_is_not_known(folder: Path) -> None:
+    assert checkup._run_state(folder, "digits-gan", SETTINGS, None).state is State.MISSING
+    model = folder / "runs" / "demo" / "digits-gan" / "model.safetensors"
+    model.parent.mkdir(parents=True)
+    model.touch()
+    assert checkup._run_state(folder, "digits-gan", SETTINGS, None) == RunState("demo", "digits-gan", State.UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    ("stderr", "said"),
+    [
+        ("", "it says nothing; mend that and run again"),
+        ("ERROR: no space\n", "no space; mend that and run again"),
+        (
+            "WARNING: Process 'dvc' with (Pid 7) had been killed.\nERROR: 'a' is busy, it is being blocked by:\n"
+            "  (PID 8): dvc repro\n  (PID 9): dvc push\n\nIf there are no processes with such PIDs, remove it.\n",
+            "'a' is busy, it is being blocked by: (PID 8): dvc repro (PID 9): dvc push; "
+            "another dvc is at work: wait for it or stop it",
+        ),
+        (
+            "ERROR: Unable to acquire lock. Most likely another DVC process is running.\n",
+            "Unable to acquire lock; another dvc is at work: wait for it or stop it",
+        ),
+    ],
+)
+def test_what_dvc_complains_of_is_one_line(stderr: str, said: str) -> None:
+    assert "; ".join(checkup.complaint(stderr)) == said
+
+
 def of(*states: State) -> list[RunState]:
     return [RunState("demo", f"run-{number}", state) for number, state in enumerate(states)]
 
@@ -339,6 +369,42 @@ def test_what_keeps_the_pipeline_from_running_is_exit_code_1(
     assert "problem  git" in said
     assert "problem  dvc" in said
     assert said.splitlines()[-1].startswith("      settings: params.yaml")
+
+
+@pytest.mark.parametrize(
+    ("file", "old", "new", "remedy"),
+    [
+        ("dvc.yaml", "\nstages:", "\nstages: [", "git checkout dvc.yaml"),
+        ("dvc.yaml", "    cmd:", "    cmdd:", "git checkout dvc.yaml"),
+        ("dvc.yaml", "${key}", "${kei}", "mend params.yaml, or git checkout dvc.yaml"),
+        ("dvc.lock", "\nstages:", "\nstages: [", "git checkout dvc.lock"),
+        ("dvc.lock", "outs:", "outz:", "git checkout dvc.lock"),
+    ],
+)
+def test_a_pipeline_that_dvc_cannot_read_is_a_problem(
+    file: str, old: str, new: str, remedy: str, repository: Project
+) -> None:
+    path = repository.folder / file
+    text = path.read_text()
+    path.write_text(text.replace(old, new, 1))
+    said = re.sub(r"\n {20,}", " ", doctor(repository, status=1))
+    path.write_text(text)
+    assert re.search(rf"^problem  dvc +.*'(\./)?{file}'.*; {remedy}$", said, re.MULTILINE)
+    assert f"next: dvc: {remedy}" in said
+    assert "trained, not known whether it is up to date: digits-ae, digits-gan" in said
+    assert "up to date: " not in said.replace("whether it is up to date: ", "")
+    assert "make repro" not in said
+
+
+def test_while_another_dvc_is_at_work_nothing_is_called_up_to_date(repository: Project) -> None:
+    held = {"pid": os.getpid(), "cmd": "dvc repro"}
+    lock = repository.folder / ".dvc" / "tmp" / "rwlock"
+    lock.write_text(json.dumps({"write": {str(repository.folder / "data/raw/digits"): held}, "read": {}}))
+    said = re.sub(r"\n {20,}", " ", doctor(repository))
+    lock.unlink()
+    assert "note     runs demo          trained, not known whether it is up to date: digits-ae, digits-gan" in said
+    assert f"blocked by: (PID {os.getpid()}): dvc repro; another dvc is at work: wait for it or stop it" in said
+    assert "  up to date: " not in said
 
 
 def test_environment_is_left_alone(folder: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from genlib import features
+from genlib import features, rng
 from genlib.data.arrays import Labels, Split
 from genlib.errors import GenlibError
 from genlib.features import classifiers
@@ -38,9 +38,9 @@ def network_of(
 
 def sided(count: int, size: int = 32) -> Split:
     """Colour images with noise; attribute 0: bright, attribute 1: red, attribute 2: something on the left half only."""
-    rng = np.random.default_rng(count)
-    labels = rng.integers(0, 2, size=(count, 3))
-    images = rng.integers(0, 40, size=(count, 3, size, size))
+    draws = np.random.default_rng(count)
+    labels = draws.integers(0, 2, size=(count, 3))
+    images = draws.integers(0, 40, size=(count, 3, size, size))
     images += 90 * labels[:, 0, None, None, None]
     images[:, 0] += 80 * labels[:, 1, None, None]
     side = np.where(labels[:, 2], 0, size // 2)
@@ -201,6 +201,20 @@ def test_flips_leave_the_shifts_as_they_are(monkeypatch: pytest.MonkeyPatch) -> 
     still = batches_seen(monkeypatch, even, {"flip": False, "shift": 2})
     assert torch.equal(batches_seen(monkeypatch, even, {"flip": True, "shift": 2}), still)
     assert not torch.equal(batches_seen(monkeypatch, even, {"flip": False}), still)
+
+
+def test_every_epoch_has_an_order_shifts_and_dropout_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    drawn: list[tuple[str, int]] = []
+    derive = rng.derive
+
+    def noted(seed: int, purpose: str, epoch: int = 0) -> int:
+        drawn.append((purpose, epoch))
+        return derive(seed, purpose, epoch)
+
+    monkeypatch.setattr(rng, "derive", noted)
+    features.train(sided(50), "attributes", 3, settings(epochs=2, flip=True), 0, CPU)
+    purposes = [f"classifier {purpose}" for purpose in ("order", "flips", "shifts", "dropout")]
+    assert drawn == [("classifier weights", 0), *((purpose, epoch) for epoch in (1, 2) for purpose in purposes)]
 
 
 def test_training_with_flips_gives_the_same_weights_again() -> None:
@@ -440,3 +454,22 @@ def test_the_stage_refuses_labels_that_are_people(alone: Path, raw: dict[str, An
     with pytest.raises(GenlibError, match=expected):
         stage.main("faces", data, alone / "model.safetensors", alone / "metrics.json")
     assert not (alone / "metrics.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("path", "stage"),
+    [
+        ("data/features/toy/model.safetensors", " features@toy"),
+        ("model.safetensors", ""),
+        ("sub/../model.safetensors", ""),
+        ("mine/net.safetensors", ""),
+    ],
+)
+def test_what_to_do_about_a_file_fits_its_path(path: str, stage: str, alone: Path) -> None:
+    remedy = f"run dvc repro{stage}, or name a file that the features stage wrote$"
+    with pytest.raises(GenlibError, match=rf"^{re.escape(path)}: no such file; {remedy}"):
+        features.load(Path(path), CPU)
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    (alone / path).write_bytes(b"<html>")
+    with pytest.raises(GenlibError, match=rf"^{re.escape(path)}: not a measuring network \(.*\); {remedy}"):
+        features.load(Path(path), CPU)

@@ -348,3 +348,25 @@ def test_scale_is_what_a_page_has_room_for() -> None:
     for images, columns, width in ((small, 16, 16 * 57 + 1), (large, 8, 8 * 129 + 1), (large, 16, 8 * 65 + 1)):
         scale = fitting_scale(images.shape[-1], columns)
         assert grid(images, min(columns, len(images)), scale).width == width
+
+
+def test_the_log_of_another_training_is_refused_before_anything_is_drawn(trained: Trained, tmp_path: Path) -> None:
+    model = models.load(trained["ae"] / "model")
+    samples = model.sample(16).numpy()
+
+    def refusal(log: Path, model: models.Model = model) -> str:
+        with pytest.raises(GenlibError) as caught:
+            gallery.draw(model, samples, log, data(), {}, SETTINGS, tmp_path, tmp_path)
+        return str(caught.value)
+
+    others = trained["vae"] / "log", trained["dae"] / "log"  # of another model, and of the same with other settings
+    for log, key, theirs, own in zip(others, ("model", "noise"), ("'vae'", "0.5"), ("'ae'", "0.0"), strict=True):
+        assert refusal(log) == (
+            f"{log}: is not the log of ae, whose model is drawn: {key} is {theirs} in its settings.json, {own} in the "
+            "model; give --log of the same training"
+        )
+    assert "seed is 0 in its settings.json, 1 in the model" in refusal(trained["ae"] / "log", replace(model, seed=1))
+    assert "settings.json: no such file" in refusal(tmp_path)
+    (tmp_path / "settings.json").write_text("[]")
+    assert "settings.json: holds list, not a mapping" in refusal(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["settings.json"]

@@ -370,6 +370,22 @@ def test_a_training_that_had_no_graph_goes_on_without_one(
 
 
 @pytest.mark.usefixtures("no_gpu")
+def test_a_training_that_had_a_graph_does_not_go_on_without_one(
+    small: Small, bars: Bars, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = small("gan", epochs=2, **KINDS["gan"])
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        run(settings, bars, CPU, graph=True, keeper=keeper, epochs=1, steps=3)
+    with Keeper(tmp_path / "work", IDENTITY) as keeper, monkeypatch.context() as patch:
+        patch.setattr(graphs, "Replayed", raising(torch.OutOfMemoryError("CUDA out of memory")))
+        with pytest.raises(GenlibError, match=r"begun with one, and it cannot be made now.*GENLIB_CUDA_GRAPH=off"):
+            run(settings, bars, CPU, graph=True, keeper=keeper, steps=3)
+    with Keeper(tmp_path / "work", IDENTITY) as keeper:
+        resumed = run(settings, bars, CPU, graph=True, keeper=keeper, steps=3)
+    assert (resumed.epoch, resumed.graph) == (2, True)
+
+
+@pytest.mark.usefixtures("no_gpu")
 def test_a_number_that_moves_from_step_to_step_is_not_captured(
     small: Small, bars: Bars, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

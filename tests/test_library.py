@@ -237,3 +237,19 @@ def test_what_the_page_on_the_library_calls_is_called_so() -> None:
             if name != "self"
         ]
         assert said == ", ".join(taken), name
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_large_picture_is_read_and_one_too_large_is_to_be_made_smaller(
+    written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pillow warns from its limit on and refuses from twice that on."""
+    loaded = genlib.load(written("vae"))
+    for name, side in (("large", 40), ("larger", 60)):
+        a_picture((side, side)).save(tmp_path / f"{name}.png")
+    expected = loaded.prepare(tmp_path / "large.png")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 1000)
+    assert np.array_equal(loaded.prepare(tmp_path / "large.png"), expected)
+    refusal = r"larger\.png: Image size \(3600 pixels\) exceeds limit of 2000 pixels; make it smaller$"
+    with pytest.raises(GenlibError, match=refusal):
+        loaded.prepare(tmp_path / "larger.png")

@@ -629,7 +629,7 @@ def test_a_published_number_reproduced(written: Path, tmp_path: Path) -> None:
 
 def test_the_stage_takes_comparisons(lane: Lane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As dvc.yaml calls it; the folder of comparisons may be missing."""
-    monkeypatch.setattr(params, "load", lambda: Parameters(lane[0]))
+    monkeypatch.setattr(params, "load", lambda _: Parameters(lane[0]))
     folders = {"runs": lane[1].runs, "metrics": lane[1].metrics, "out": tmp_path / "out"}
     present.main("demo", **folders, comparisons=tmp_path / "comparisons")
     assert "Repeated" not in (tmp_path / "out/results.html").read_text()

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
+from genlib import params
 from genlib.errors import GenlibError
 from genlib.objectives.gan import Settings as GanSettings
 from genlib.objectives.vae import Settings as VaeSettings
@@ -87,6 +88,30 @@ def test_the_importance_bound_of_a_run_overrides_that_of_all(raw: dict[str, Any]
 def test_a_whole_number_is_a_fine_float(raw: dict[str, Any]) -> None:
     raw["gan"]["lr"] = 1
     assert parse(raw).run("digits-gan").lr == 1.0
+
+
+def test_settings_that_change_under_a_stage_are_said_when_it_ends(raw: dict[str, Any], tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+
+    def write() -> None:
+        YAML(typ="safe").dump(raw, path)
+
+    write()
+    with params.steady(lambda everything: everything.run("mnist-gan"), path) as settings:
+        raw["vae"]["lr"] = 0.5  # another's
+        write()
+    assert settings == load(path).run("mnist-gan")
+
+    def stage(lr: float, fails: bool) -> None:
+        with params.steady(lambda everything: everything.run("mnist-gan"), path):
+            raw["gan"]["lr"] = lr
+            write()
+            assert not fails
+
+    with pytest.raises(GenlibError, match=r"params\.yaml: the settings of this stage were changed while it ran"):
+        stage(0.5, fails=False)
+    with pytest.raises(AssertionError):  # what goes wrong in the stage comes first
+        stage(0.25, fails=True)
 
 
 def test_settings_are_frozen(raw: dict[str, Any]) -> None:
@@ -186,6 +211,25 @@ def test_settings_are_frozen(raw: dict[str, Any]) -> None:
         ),
         ("runs/mnist-gan/features", "lfw", ["runs.mnist-gan.features: 'lfw'", "digits, mnist"]),
         ("features/lfw", {"epochs": 1, "batch_size": 2, "lr": 1.0, "width": 1, "shift": 0}, ["features.lfw", "lfw"]),
+        ("gan/lr", 1e300, ["gan.lr", "1e+300", "less than or equal to 1"]),
+        ("features/mnist/lr", 2e30, ["features.mnist.lr", "2e+30", "less than or equal to 1"]),
+        ("features/mnist/width", 2**63 - 1, ["features.mnist.width", "1024"]),
+        ("evaluate/pairs", 3_000_000_000, ["evaluate.pairs", "1000000"]),
+        *(
+            (
+                "data/mine",
+                {"source": {"kind": "folder", "path": path}, "image_size": 32},
+                [f"data.mine.source.path: {path!r} {lies}, where stages write; move your images elsewhere"],
+            )
+            for path, lies in (
+                ("data/raw/mine", "lies in data/raw"),
+                ("runs", "lies in runs"),
+                ("photos/../presentation/demo", "lies in presentation"),
+                (".", "holds data/raw"),
+                ("data", "holds data/raw"),
+                (str(Path.cwd() / "metrics"), "lies in metrics"),
+            )
+        ),
         ("seed", -1, ["seed: -1 is not a whole number", "such as 0"]),
         ("seed", 1.5, ["seed: 1.5 is not"]),
         ("seed", True, ["seed: True is not"]),

@@ -92,6 +92,29 @@ def test_a_change_is_seen_by_the_stages_that_read_it(
         Path("params.yaml").write_text(before)
 
 
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("stages/sample.py", {f"sample@{name}" for name in RUNS}),
+        ("stages/evaluate.py", {f"evaluate@{name}" for name in RUNS}),
+        ("stages/features.py", {"features@digits"}),
+        ("stages/preprocess.py", {"preprocess@digits"}),
+        ("genlib/settings.py", {"preprocess@digits"}),  # the defaults of a folder of images
+        ("genlib/training/precision.py", {f"train@{name}" for name in RUNS}),
+        ("genlib/cli/draw.py", set()),
+    ],
+)
+def test_a_change_of_code_is_seen_by_the_stages_that_it_decides(
+    code: str, expected: set[str], dvc: Dvc, first: str
+) -> None:
+    before = Path(code).read_text()
+    try:
+        Path(code).write_text(before + "\n")
+        assert ran(dvc("repro", "--dry", "present@demo")) == expected
+    finally:
+        Path(code).write_text(before)
+
+
 def test_an_experiment_reruns_its_model_and_keeps_the_comments_of_params(dvc: Dvc, first: str) -> None:
     before = Path("params.yaml").read_text()
     others = {path: path.stat().st_mtime_ns for path in Path("runs/demo/digits-ae").rglob("*") if path.is_file()}

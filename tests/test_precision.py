@@ -6,8 +6,9 @@ from torch import nn
 from torch.nn import functional as F
 from trainings import CPU, SHAPE, Bars, Small, advance
 
-from genlib import device, training
+from genlib import training
 from genlib.errors import GenlibError
+from genlib.training.precision import set_precision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -43,7 +44,7 @@ def test_bfloat16_sees_weights_that_have_moved(monkeypatch: pytest.MonkeyPatch) 
     autocast = torch.autocast
     monkeypatch.setattr(torch, "autocast", lambda _, *how, **more: autocast("cpu", *how, **more))
     weight, images = nn.Parameter(torch.ones(1, 1)), torch.ones(1, 1)
-    with device.set_precision("bf16", torch.device("cuda")):
+    with set_precision("bf16", torch.device("cuda")):
         assert F.linear(images, weight).dtype == torch.bfloat16
         with torch.no_grad():
             weight.fill_(3.0)

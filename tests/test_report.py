@@ -11,6 +11,7 @@ from projects import ROOT, finished
 from genlib import params
 from genlib.errors import GenlibError
 from genlib.presentation import report
+from stages import report as stage
 
 RESULTS = ROOT / "docs/results.md"
 
@@ -77,6 +78,29 @@ def test_settings_tried_are_read_from_their_file(tmp_path: Path) -> None:
 def test_what_cannot_be_filled_is_named(text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(GenlibError, match=said):
         report.fill(text, params.load(ROOT / "params.yaml").runs, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (None, r"page\.md: no such file; name a Markdown file"),
+        (b"caf\xe9\n", r"page\.md: not UTF-8 \(.*0xe9.*\); save it as UTF-8"),
+        (
+            b"# Words\n\n<!--numbers: digits-ae -->\n<!-- end -->\n",
+            r"page\.md: no block to fill; write <!-- numbers: RUN",
+        ),
+    ],
+)
+def test_a_file_that_cannot_be_filled_is_refused_by_name_and_left_alone(
+    content: bytes | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = tmp_path / "page.md"
+    if content is not None:
+        page.write_bytes(content)
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(GenlibError, match=said):
+        stage.main(page)
+    assert (page.read_bytes() if page.exists() else None) == content
 
 
 def test_the_committed_table_over_seeds_is_of_the_committed_bands() -> None:

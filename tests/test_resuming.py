@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from ruamel.yaml import YAML
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor
@@ -155,6 +156,20 @@ def test_the_identity_is_all_that_decides_the_result(small: Small, progress: Pro
         print_of(small("gan"), network="2"),
     ]
     assert len({same, *others}) == 10
+
+
+def test_all_code_that_a_training_depends_on_is_in_the_identity(small: Small, progress: ProgressSettings) -> None:
+    """As dvc.yaml has it; what only writes files is not."""
+    pipeline = YAML(typ="safe").load(ROOT / "dvc.yaml")["stages"]["train"]["do"]["deps"]
+    made = checkpoint.identity(small("gan"), 0, 1, progress, {}, CPU, "a network", graph=True)
+    wanted = set()
+    for entry in pipeline:
+        path = ROOT / entry.replace("${item.net}", "deck28").replace("${item.model}", "gan")
+        if entry.startswith("genlib/"):
+            wanted |= {file.relative_to(ROOT / "genlib") for file in ([path] if path.is_file() else path.glob("*.py"))}
+    names = {".".join(file.with_suffix("").parts).removesuffix(".__init__") for file in wanted}
+    assert names - made["code"].keys() == {"training.history"}
+    assert {"adam", "training.precision", "training.graphs", "nets.layers"} <= made["code"].keys()
 
 
 def damages(good: bytes) -> dict[str, bytes]:

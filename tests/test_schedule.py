@@ -1,5 +1,6 @@
 """Stages side by side: which can be, in which order, and dvc repro's own results."""
 
+import json
 import os
 import re
 import signal
@@ -242,3 +243,29 @@ def test_a_lock_file_that_dvc_left_half_written_is_made_again(pipeline: Path) ->
     code, said = repro("one")
     assert code == 0, said
     assert Path("one").exists()
+
+
+def test_without_dvc_on_the_path_it_is_one_line(pipeline: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(pipeline))
+    assert repro("one") == (1, "error: dvc: not on the PATH; source .venv/bin/activate\n")
+
+
+def test_another_dvc_at_work_is_named(pipeline: Path) -> None:
+    held = {"write": {str(pipeline / "one"): {"pid": os.getpid(), "cmd": "dvc repro one"}}, "read": {}}
+    Path(".dvc/tmp/rwlock").write_text(json.dumps(held))
+    code, said = repro("one")
+    assert code == 1
+    [line] = said.splitlines()
+    assert f"is busy, it is being blocked by: (PID {os.getpid()}): dvc repro one; another dvc is at work" in line
+    assert line.endswith(": wait for it or stop it")
+
+
+@pytest.mark.parametrize("words", [[], ["--jobs", "2"]])
+def test_a_mistake_in_params_is_said_before_any_stage_runs(words: list[str], pipeline: Path) -> None:
+    text = Path("params.yaml").read_text()
+    Path("params.yaml").write_text(text.replace("threads: 1", "threads: none", 1))
+    code, said = repro("both", *words)
+    assert code == 1
+    [line] = said.splitlines()
+    assert line.startswith("error: params.yaml: threads: 'none'")
+    assert not Path("one").exists()

@@ -18,8 +18,8 @@ import torch
 from PIL import Image
 from ruamel.yaml import YAML
 
+from genlib import checkpoint, models, params, training
 from genlib import features as measuring
-from genlib import models, params
 from genlib.errors import GenlibError
 from genlib.evaluation import inception
 from genlib.features.classifiers import build
@@ -331,6 +331,69 @@ def test_train_warns_of_mode_collapse_and_says_which_epoch_was_best(
     ]
     assert "t-gan: best after epoch 2, FID 7.5 on validation; last: 8" in out.splitlines()
     assert models.load(Path("m")).best_epoch == 2
+
+
+@pytest.mark.parametrize("changed", ["settings", "code"])
+def test_what_changes_while_a_run_trains_is_said_and_nothing_is_lost(
+    changed: str, project: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """DVC would record the model as one of what params.yaml and code are when the stage ends."""
+    arguments = {key: Path.cwd() / value for key, value in train_arguments("t-ae").items()}
+    expected = arguments["model"].read_bytes()
+    arguments |= {key: tmp_path / key for key in ("model", "log", "provenance")}
+    monkeypatch.chdir(tmp_path)
+    raw, other, identity = tiny(), tiny(), checkpoint.identity
+    write_params(raw)
+    other["ae"]["lr"] = 0.5
+    other["vae"]["lr"] = 0.5  # of another run
+    epochs: list[int] = []
+
+    def summary(epoch: training.Epoch, of: int) -> str:
+        epochs.append(epoch.number)
+        if changed == "settings":
+            write_params(other)
+        else:
+            monkeypatch.setattr(checkpoint, "identity", lambda *what: identity(*what) | {"code": {"adam": "edited"}})
+        return f"{epoch.number} of {of}"
+
+    monkeypatch.setattr(training, "summary", summary)
+    named = {"settings": "runs.t-ae", "code": "code"}[changed]
+    with pytest.raises(GenlibError, match=rf"^t-ae: {named}: changed in params.yaml or the code while it trained"):
+        train.main("t-ae", **arguments, work=Path("work"))
+    assert not any(arguments[key].exists() for key in ("model", "log", "provenance"))
+    monkeypatch.setattr(checkpoint, "identity", identity)
+    other["ae"]["lr"] = raw["ae"]["lr"]
+    write_params(other)
+    train.main("t-ae", **arguments, work=Path("work"))  # writes what was trained
+    assert epochs == [1]
+    assert arguments["model"].read_bytes() == expected
+
+
+def test_a_wrong_switch_of_tracking_is_said_before_any_work(
+    project: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GENLIB_TRACKING", "maybe")
+    monkeypatch.setattr(models, "load", None)  # nothing is read
+    for main, arguments in ((sample.main, sample_arguments("t-ae")), (evaluate.main, evaluate_arguments("t-ae"))):
+        with pytest.raises(GenlibError, match="GENLIB_TRACKING: 'maybe' is neither on nor off"):
+            main(**arguments)
+
+
+def test_public_and_private_pictures_need_two_folders(project: dict[str, str]) -> None:
+    with pytest.raises(GenlibError, match=r"--real \S+/figures: --figures, too; name two folders"):
+        sample.main(**sample_arguments("t-ae") | {"real": folder("t-ae") / "figures"})
+
+
+def test_standard_output_may_be_closed_or_know_few_letters(project: dict[str, str]) -> None:
+    closed = 'exec "$0" "$@" >&-'
+    words = [sys.executable, "-m", "stages.evaluate", *options(evaluate_arguments("t-ae"), "model")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(["sh", "-c", closed, *words], capture_output=True, text=True, check=False, env=environment)
+    assert (done.returncode, done.stderr) == (0, "")
+    letters = "import genlib.terminal; genlib.terminal.run(lambda: print('\u00b1 0.2'))"
+    environment |= {"PYTHONIOENCODING": "ascii"}
+    said = subprocess.run([sys.executable, "-c", letters], capture_output=True, text=True, check=True, env=environment)
+    assert said.stdout == "\\xb1 0.2\n"
 
 
 def test_a_measuring_network_is_read_for_gans_alone_and_before_training(

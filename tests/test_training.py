@@ -28,6 +28,32 @@ def rows(content: bytes) -> list[dict[str, str]]:
 # What is computed.
 
 
+def test_every_epoch_has_an_order_sides_noise_and_dropout_of_its_own(
+    small: Small, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gan, seed = objectives.get("gan"), 3
+    seeds, seen = [], []
+
+    def step(_: Any, __: Any, images: torch.Tensor, noise: torch.Generator, ___: Any) -> dict[str, torch.Tensor]:
+        seeds.append((noise.initial_seed(), torch.initial_seed()))
+        seen.append(images.clone())
+        return dict.fromkeys(gan.LOSSES, torch.zeros(()))
+
+    monkeypatch.setattr(gan, "train_step", step)
+    images = np.random.default_rng(0).integers(0, 256, (30, *SHAPE), dtype=np.uint8)
+    settings = small("gan", epochs=2, batch_size=10, flip=True)
+    list(training.run(training.start(settings, seed, SHAPE, CPU), images, images, PROGRESS, None))
+    expected = [(rng.derive(seed, "noise", epoch), rng.derive(seed, "dropout", epoch)) for epoch in (1, 2)]
+    assert seeds == [expected[0]] * 3 + [expected[1]] * 3
+    floats, turned = torch.from_numpy(images) / 255, []
+    for epoch in (1, 2):
+        order = torch.randperm(30, generator=rng.generator(seed, "order", epoch))
+        shown = torch.cat(seen[3 * epoch - 3 : 3 * epoch])[order.argsort()]  # as they lie in the set
+        turned.append((shown != floats).flatten(1).any(1))
+        assert torch.equal(shown, torch.where(turned[-1][:, None, None, None], floats.flip(3), floats))
+    assert not torch.equal(turned[0], turned[1])
+
+
 @pytest.mark.parametrize("model", ["ae", "vae"])
 def test_losses_fall_on_an_easy_set(model: str, small: Small, bars: Bars) -> None:
     state = training.start(small(model, epochs=20, lr=3e-3, latent_dim=8, width=4), 0, SHAPE, CPU)

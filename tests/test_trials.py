@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 import pytest
-from projects import finished
+from projects import ROOT, finished
 
-from genlib import trials
+from genlib import experiments, trials
 from genlib.errors import GenlibError
 from genlib.trials import Trial
 
@@ -46,6 +46,21 @@ def test_a_setting_that_is_off_says_so_and_the_file_has_all_digits(tmp_path: Pat
     read = list(csv.DictReader((tmp_path / "trials.csv").open()))
     assert [(row["trial"], row["ema"]) for row in read] == [("on", "5000"), ("off", "off")]
     assert float(read[0]["val fid"]) == 1 / 3
+
+
+@pytest.mark.parametrize(
+    ("run", "place"), [("digits-gan", "gan.lr"), ("mnist-vae", "vae.lr"), ("digits-vae", "runs.digits-vae.lr")]
+)
+def test_without_a_training_the_error_says_what_was_left_out_and_names_the_runs_own_setting(
+    run: str, place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    notes = ["able-cat: left out: it failed (dvc queue status)", "old-dog: left out: it waits in the queue"]
+    monkeypatch.setattr(experiments, "from_experiments", lambda *_: ([], notes))
+    monkeypatch.chdir(ROOT)
+    with pytest.raises(GenlibError) as raised:
+        trials.of_run(run, "HEAD")
+    example = f"dvc exp run --queue -S {place}=2e-4 train@{run}"
+    assert str(raised.value) == "; ".join([f"{run}: no experiment on HEAD trained it", example, *notes])
 
 
 def test_an_experiment_of_dvc(tmp_path: Path) -> None:

@@ -399,7 +399,7 @@ def test_no_commit_no_metrics_no_repository(empty: Path, raw: dict[str, Any], mo
         (f"metrics/{RUN}.json", '{"fid": NaN}', rf"HEAD: metrics/{RUN}\.json: fid: nan is no number"),
         ("params.yaml", "seed: 0", r"HEAD: params\.yaml: threads: missing|HEAD: params\.yaml: data: missing"),
         ("params.yaml", "seed: [", r"HEAD: params\.yaml: not valid YAML"),
-        ("bands.json", "{", r"HEAD: bands\.json: content: .*write it again: python -m stages\.verify"),
+        ("bands.json", "{", r"HEAD: bands\.json: content: .*; name another commit: --rev"),
         (
             "bands.json",
             '{"about": [], "runs": {"demo/a": {"measured": {"params": "", "results": [], '
@@ -689,6 +689,26 @@ def test_an_evaluation_of_another_shape_is_refused(author: Path) -> None:
     write(Path(f"runs/{RUN}/evaluation.json"), {})
     with pytest.raises(GenlibError, match=r"evaluation\.json: metrics: missing; delete the file and run dvc repro"):
         verify.main()
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '[["commit", "c0de"]]', "3"])
+@pytest.mark.parametrize("name", ["provenance.json", "evaluation.json"])
+def test_a_file_of_a_run_that_is_no_mapping_is_refused(name: str, text: str, author: Path) -> None:
+    trained(**AGAIN)
+    Path(f"runs/{RUN}/{name}").write_text(text)
+    for record in (False, True):
+        with pytest.raises(GenlibError, match=rf"{name}: .*: not a mapping; delete the file and run dvc repro"):
+            verify.main(record=record)
+
+
+def test_a_broken_bands_json_is_to_be_restored_not_written_again(author: Path) -> None:
+    """Both commands that write it read it first."""
+    Path("bands.json").write_text("{")
+    for record in (True, False):
+        with pytest.raises(GenlibError, match=r"bands\.json: content: .*; git checkout bands\.json$"):
+            verify.main(record=record, measure=not record)
+    git("checkout", "bands.json")
+    verify.main(record=True)
 
 
 def test_the_committed_bands_can_be_read_and_say_how_they_were_measured() -> None:

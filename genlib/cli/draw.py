@@ -48,7 +48,7 @@ def sample(
     ] = Kept.last,
     columns: Annotated[
         int | None,
-        typer.Option(min=1, help="Images a row; without it, as many as rows.", show_default=False),
+        typer.Option(min=1, help="Images a row, no more than drawn; without it, as many as rows.", show_default=False),
     ] = None,
     device: Device = None,
 ) -> None:
@@ -58,7 +58,7 @@ def sample(
     from genlib.library import grid
 
     images = model.sample(count, seed, checkpoint.value)
-    _write(grid(images, columns), out)
+    _write(grid(images, columns and min(columns, count)), out)
     print(f"{model.run}: {count:,} images of seed {seed} in {out}")
     _warn_without_prior(model)
 
@@ -78,12 +78,14 @@ def reconstruct(
     """Show a photo, as the model sees it, beside what it makes of it."""
     if out is not None:
         _png(out)
+        _spare(out, photo)
     model = _load(run, device)
     from genlib.figures.grids import beside, captioned
     from genlib.library import grid
     from genlib.metrics.reconstruction import image_mse
 
     written = out or Path(f"{photo.stem}-{model.run}.png")
+    _spare(written, photo)
     original = _photos(model, invert, photo)
     made = model.reconstruct(original)
     scale = max(1, _PHOTO_SIDE // model.shape[2])
@@ -113,6 +115,7 @@ def interpolate(
     _png(out)
     if (start is None) != (end is None):
         raise GenlibError("interpolate: one photo is given; give two, --from and --to, or none for random codes")
+    _spare(out, *(photo for photo in (start, end) if photo is not None))
     model = _load(run, device)
     import numpy as np
 
@@ -174,10 +177,20 @@ def _png(path: Path) -> None:
         raise GenlibError(f"{path}: is a folder; name a file")
 
 
+def _spare(out: Path, *photos: Path) -> None:
+    """GenlibError if a photo, by whatever name or link, is the file to write."""
+    for photo in photos:
+        if out.exists() and photo.exists() and out.samefile(photo):
+            raise GenlibError(f"{out}: is the photo itself; name another file")
+
+
 def _write(picture: "Image.Image", path: Path) -> None:
     from genlib.figures.grids import save_png
 
-    save_png(picture, path)
+    try:
+        save_png(picture, path)
+    except OSError as error:  # of places such as /proc, which are no disks and say what no disk says
+        raise GenlibError(f"{path}: cannot be written ({error.strerror}); name a file in another folder") from error
 
 
 def _warn_without_prior(model: "TrainedModel") -> None:

@@ -21,7 +21,7 @@ from genlib.data.meter import say
 from genlib.data.mirror import LIST_NAME, VARIABLE, Mirror, find_mirror, open_mirror
 from genlib.data.official import MismatchError, RemoteFile, Verified, verify
 from genlib.errors import GenlibError
-from genlib.files import digest, refusal_named, staged_folder, write_json
+from genlib.files import digest, read_json, refusal_named, staged_folder, write_json
 from genlib.memory import keep_freed
 from genlib.settings import DigitsSource, FacesSource, FolderSource, Source
 
@@ -31,6 +31,8 @@ CATALOGUE: Mapping[str, tuple[RemoteFile, ...]] = {
     "celeba": celeba.OFFICIAL,
 }
 """The official files of each kind of source."""
+
+_ORIGIN = "origin.json"
 
 Taken = Literal["mirror", "official", "drawn", "folder"]
 
@@ -84,7 +86,7 @@ def draw_dataset(
     verified: Verified = "drawn",
 ) -> None:
     """Make `out` of the files that `draw` writes into an empty folder, and their origin.json."""
-    with staged_folder(out) as folder:
+    with staged_folder(out, _names_in(out)) as folder:
         draw(folder)
         records = [_record(path, source, digest(path), verified) for path in sorted(folder.iterdir())]
         _write_origin(folder, dataset, records)
@@ -112,7 +114,7 @@ def fetch_dataset(
             work.mkdir(parents=True, exist_ok=True)
         mirror = None if base is None else open_mirror(base, work, transfer)
         records = [_fetch(kind, file, mirror, work / file.name, transfer) for file in catalogue[kind]]
-        with staged_folder(out) as folder:
+        with staged_folder(out, _names_in(out)) as folder:
             for record in records:
                 _place(work / record.name, folder / record.name)
             _write_origin(folder, dataset, records)
@@ -191,5 +193,12 @@ def _record(path: Path, source: Taken, sha256: str, verified: Verified) -> FileR
     return FileRecord(path.name, path.stat().st_size, sha256, source, verified)
 
 
+def _names_in(out: Path) -> list[str]:
+    """The files that were made there before, perhaps from another source, as far as that is known."""
+    known = read_json(out / _ORIGIN) if (out / _ORIGIN).exists() else {}
+    entries = known.get("files", []) if isinstance(known, dict) else []
+    return [str(entry.get("name")) for entry in entries if isinstance(entry, dict)]
+
+
 def _write_origin(folder: Path, dataset: str, records: list[FileRecord]) -> None:
-    write_json(folder / "origin.json", {"dataset": dataset, "files": [asdict(record) for record in records]})
+    write_json(folder / _ORIGIN, {"dataset": dataset, "files": [asdict(record) for record in records]})

@@ -192,13 +192,18 @@ def load(path: Path, device: torch.device) -> MeasuringNetwork:
             weights.fill(parts, file, device)
         sha256 = digest(path)
     except FileNotFoundError as error:
-        raise GenlibError(f"{path}: no such file; run dvc repro features@{path.parent.name}") from error
+        raise GenlibError(f"{path}: no such file; {_remedy(path)}") from error
     except (SafetensorError, OSError, LookupError, ValueError, TypeError, OverflowError, GenlibError) as error:
         reason = " ".join(str(error).split()).encode("unicode_escape").decode()[:200]
-        raise GenlibError(
-            f"{path}: not a measuring network ({reason}); run dvc repro features@{path.parent.name}"
-        ) from error
+        raise GenlibError(f"{path}: not a measuring network ({reason}); {_remedy(path)}") from error
     return MeasuringNetwork(metadata.dataset, metadata.labels, metadata.classes, sha256, classifier.eval(), device)
+
+
+def _remedy(path: Path) -> str:
+    """The pipeline's files are in a folder that is called as their stage; a file named by hand may be anywhere."""
+    dataset = path.parent.name
+    stage = f" features@{dataset}" if path.name == "model.safetensors" and dataset.strip(".") else ""
+    return f"run dvc repro{stage}, or name a file that the features stage wrote"
 
 
 def _targets(labels: Labels, kind: Kind, outputs: int) -> Tensor:

@@ -21,7 +21,7 @@ from genlib.data.batches import to_float
 from genlib.errors import GenlibError
 from genlib.figures import animation, curves, grids, latent, moments
 from genlib.figures.neighbours import nearest, neighbours
-from genlib.files import write_json
+from genlib.files import read_json, write_json
 from genlib.metrics.steps.alternation import alternating, half_steps
 from genlib.metrics.steps.gradient_variance import gradient_variance
 from genlib.models import Model
@@ -67,13 +67,17 @@ def draw(
     Args:
         model: trained.
         samples: its samples, uint8 N C H W.
-        log: what the train stage left: history.csv, steps.csv, progress.safetensors.
+        log: what the train stage left: settings.json, history.csv, steps.csv, progress.safetensors.
         data: what it was trained on.
         attributes: those whose directions are drawn, as `attribute_columns` gives them.
         settings: how much to draw.
         figures: for pictures without images of the dataset.
         real: for the others; data.png is always there.
+
+    Raises:
+        GenlibError: the log is missing, or of a training with other settings than the model's.
     """
+    _check_log(log, model)
     objective = model.objective
     encodes = hasattr(objective, "encode")
     progress = _progress(log / "progress.safetensors")
@@ -144,6 +148,19 @@ def attribute_direction(model: Model, images: Images, labels: NDArray[np.int64])
         return torch.as_tensor(total) / len(chosen)
 
     return (mean_code(1) - mean_code(0)).float()
+
+
+def _check_log(log: Path, model: Model) -> None:
+    """GenlibError where a log is of another training: its curves would stand beside pictures of this model."""
+    logged, own = read_json(log / "settings.json"), {"seed": model.seed, **model.settings.model_dump(mode="json")}
+    if not isinstance(logged, dict):
+        raise GenlibError(f"{log / 'settings.json'}: holds {type(logged).__name__}, not a mapping; train it again")
+    for key, value in logged.items():
+        if key not in own or own[key] != value:
+            raise GenlibError(
+                f"{log}: is not the log of {model.run}, whose model is drawn: {key} is {value!r} in its settings.json, "
+                f"{own.get(key)!r} in the model; give --log of the same training"
+            )
 
 
 def _save(images: Images, columns: int, path: Path) -> None:

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.swa_utils import update_bn
 from tqdm import tqdm
 
-from genlib import device, objectives, rng
+from genlib import objectives, rng
 from genlib.data.arrays import Images
 from genlib.data.batches import in_order, placed, shuffled, to_float, to_uint8
 from genlib.data.streaming import Streamed
@@ -27,6 +27,7 @@ from genlib.training import graphs, judging
 from genlib.training.averaging import average_into, decay
 from genlib.training.distributed import ALONE, Team
 from genlib.training.judging import Judge
+from genlib.training.precision import set_precision
 
 if TYPE_CHECKING:
     from genlib.checkpoint import Keeper
@@ -148,7 +149,7 @@ def run(
     settings, objective, seed, team = training.settings, training.objective, training.seed, training.team
     if len(train) < settings.batch_size:
         raise GenlibError(f"batch_size: {settings.batch_size} is more than the {len(train)} training images; lower it")
-    precision = device.set_precision(settings.precision, training.device)
+    precision = set_precision(settings.precision, training.device)
     if keeper is not None:
         keeper.restore(training)
 
@@ -233,6 +234,11 @@ def _chosen_step(
             images = to_float(train_images[: training.settings.batch_size])
             images = images.contiguous(memory_format=torch.channels_last)  # as `shuffled` gives them
             replayed = graphs.captured(training, step, noise, images)
+        if replayed is None and training.epoch > 0:  # one training is of one kind of step
+            raise GenlibError(
+                "CUDA graph of a training step: the training was begun with one, and it cannot be made now, as said "
+                "above; mend that and run again to go on, or set GENLIB_CUDA_GRAPH=off to begin anew without"
+            )
         training.graph = replayed is not None
         step = replayed or step
     return step
