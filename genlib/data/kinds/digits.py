@@ -77,7 +77,8 @@ def draw_digits(folder: Path, train_images: int, test_images: int) -> None:
 
     `{train,t10k}-images-idx3-ubyte.gz` hold uint8 N 28 28, white ink on black, 0..255; `...-labels-idx1-ubyte.gz` hold
     uint8 N, 0..9, independent and uniform: if a test split held each class equally often, distances between it and
-    samples would come out too small. The files depend on nothing but the two counts. Each appears whole or not at all; for the four of them together, pass a staged folder.
+    samples would come out too small. The files depend on nothing but the two counts. Each appears whole or not at all;
+    for the four of them together, pass a staged folder.
 
     Args:
         folder: created if need be.
