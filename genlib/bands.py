@@ -23,6 +23,9 @@ MACHINE = ("processor", "device", "threads", "processes", "torch", "cuda")
 FEWEST = 3
 """Values that a band is measured from, at least."""
 
+MANY = 5
+"""Values from which on a band is one of 99.9 %."""
+
 ROUNDING = 1e-4
 """Share of the largest value by which a band is wider, for roundings that did not show where it was measured."""
 
@@ -41,7 +44,8 @@ ABOUT = (
     "measured (python -m stages.verify --measure): from the results named, those of the workspace (of metrics/, in a",
     "clone where the run was not made) and of DVC's experiments that have its params and code and differ from it in",
     "seed or threads only. A band is the 99 % prediction interval for a further value: mean +- t * s * sqrt(1 + 1/n),",
-    "t being the 0.995 quantile of Student's distribution with n - 1 degrees of freedom. So it holds the spread from",
+    "t being the 0.995 quantile of Student's distribution with n - 1 degrees of freedom; of five values or more the",
+    "99.9 % interval (t: 0.9995), for tens of numbers are held against bands at once. So it holds the spread from",
     "seed to seed, and that of rounding: another number of threads rounds sums differently, as another machine does,",
     "and stands in for the spread from device to device as long as no second kind of machine was at hand; results of",
     "other processors count alike. It is wider by 1e-4 of the largest value, for roundings that did not show here, and",
@@ -272,7 +276,10 @@ def _difference(first: Result, other: Result) -> str | None:
 
 
 def band_of(values: Sequence[float], count: float = 0.0) -> Band | None:
-    """The 99 % prediction interval for one further value (Student's t); None of fewer than `FEWEST` values.
+    """The prediction interval for one further value (Student's t); None of fewer than `FEWEST` values.
+
+    Of 99 %, or, from `MANY` values on, of 99.9 %: of tens of numbers that are checked at once, hardly one is then out
+    by chance. Of fewer values, such an interval would be three times as wide, and say nothing.
 
     Wider by `ROUNDING` of the largest value: equal values here need not be equal to the last digit elsewhere. And by
     `count`, what one more or one less is worth of a metric that counts.
@@ -296,7 +303,7 @@ def _reach(n: int) -> float:
     """That of a prediction interval from `n` values, in standard deviations."""
     from scipy.special import stdtrit  # three quarters of a second, which only this needs
 
-    return float(stdtrit(n - 1, 0.995)) * math.sqrt(1 + 1 / n)
+    return float(stdtrit(n - 1, 0.995 if n < MANY else 0.9995)) * math.sqrt(1 + 1 / n)
 
 
 def settings_digest(everything: Params, raw: Mapping[str, Any], run: str) -> str:
