@@ -122,10 +122,14 @@ def test_the_same_archives_give_the_same_bytes(tmp_path: Path, archives: dict[st
 
 
 def test_what_was_there_is_replaced(tmp_path: Path, archives: dict[str, Bytes]) -> None:
-    (tmp_path / "out").mkdir()
-    (tmp_path / "out" / "old").write_text("old")
-    preprocess("tiny", settings(), written(tmp_path, archives), tmp_path / "out")
-    assert not (tmp_path / "out" / "old").exists()
+    out, raw = tmp_path / "out", written(tmp_path, archives)
+    out.mkdir()
+    (out / "card.json").write_text("old")
+    preprocess("tiny", settings(), raw, out)
+    assert (out / "card.json").read_text() != "old"
+    with pytest.raises(GenlibError, match="is to be replaced, and holds .* which would be lost"):
+        preprocess("tiny", settings(), raw, raw)
+    assert len(list(raw.iterdir())) >= len(archives)
 
 
 def test_shrinking_is_antialiased(tmp_path: Path, archives: dict[str, Bytes]) -> None:
