@@ -127,7 +127,7 @@ def test_what_was_there_is_replaced(tmp_path: Path, archives: dict[str, Bytes]) 
     (out / "card.json").write_text("old")
     preprocess("tiny", settings(), raw, out)
     assert (out / "card.json").read_text() != "old"
-    with pytest.raises(GenlibError, match="is to be replaced, and holds .* which would be lost"):
+    with pytest.raises(GenlibError, match=r"is to be replaced, and holds .* which would be lost"):
         preprocess("tiny", settings(), raw, raw)
     assert len(list(raw.iterdir())) >= len(archives)
 
