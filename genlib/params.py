@@ -305,13 +305,14 @@ def _printable(text: str) -> str:
 
 def _check_place(source: Source, name: str) -> None:
     """A folder of the user's own may not be where stages write, nor hold that: they replace what is there."""
-    if not isinstance(source, FolderSource) or source.path.startswith("~"):
+    if not isinstance(source, FolderSource):
         return
-    project = Path(os.environ.get("DVC_ROOT", "")).resolve()  # as for `path`, see genlib.data.kinds.folder
-    place = (project / source.path).resolve()
-    for written in map(project.joinpath, _WRITTEN):
+    project = Path(os.environ.get("DVC_ROOT", ""))  # as for `path`, see genlib.data.kinds.folder
+    place = (project / os.path.expanduser(source.path)).resolve()  # noqa: PTH111  (an unknown home is said there)
+    for known in _WRITTEN:
+        written = (project / known).resolve()  # it may be a link to a larger disk
         if place.is_relative_to(written) or written.is_relative_to(place):
-            lies = f"{'holds' if place in written.parents else 'lies in'} {written.relative_to(project)}"
+            lies = f"{'holds' if place in written.parents else 'lies in'} {known}"
             raise GenlibError(
                 f"params.yaml: data.{name}.source.path: {_shown(source.path)} {lies}, where stages write; move "
                 f"your images elsewhere, such as photos/{name}"

@@ -53,7 +53,7 @@ def run(app: Callable[..., object], **options: Any) -> None:
     listen()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # None, if it is closed
-            stream.reconfigure(errors="backslashreplace")  # a terminal that has no ± is told \\xb1
+            stream.reconfigure(errors="backslashreplace")  # a terminal that has no ± is told \xb1
     try:
         app(**options)
     except OSError as error:

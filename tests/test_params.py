@@ -90,6 +90,24 @@ def test_a_whole_number_is_a_fine_float(raw: dict[str, Any]) -> None:
     assert parse(raw).run("digits-gan").lr == 1.0
 
 
+def test_a_place_where_stages_write_is_known_by_any_name(
+    raw: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """From the home folder, and where the project's folder of data is a link to another disk."""
+    disk, project = tmp_path / "disk", tmp_path / "project"
+    disk.mkdir()
+    project.mkdir()
+    (project / "data").symlink_to(disk)
+    monkeypatch.chdir(project)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for path in ("~/project/runs/mine", "data/raw/mine", str(disk / "raw" / "mine")):
+        raw["data"]["mine"] = {"source": {"kind": "folder", "path": path}, "image_size": 32}
+        assert "where stages write" in refusal(raw)
+    for path in ("~/photos", "~nobody-of-this-name/photos", str(disk / "photos")):
+        raw["data"]["mine"] = {"source": {"kind": "folder", "path": path}, "image_size": 32}
+        parse(raw)
+
+
 def test_settings_that_change_under_a_stage_are_said_when_it_ends(raw: dict[str, Any], tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
 
